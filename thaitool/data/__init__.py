@@ -1,0 +1,1 @@
+"""Manifests, batch plans, loaders and Thai-SUP shards. Knows nothing of models."""

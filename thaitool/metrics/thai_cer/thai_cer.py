@@ -1,0 +1,51 @@
+"""Thai character error rate as a local `evaluate` metric; a wrapper of `transcripts.cer`.
+
+`evaluate` finds the imports of this file with a pattern that keeps commas: one `import` per line.
+"""
+
+from __future__ import annotations
+
+import datasets
+import evaluate
+
+from thaitool.metrics.transcripts import cer
+from thaitool.text.normalize import NORMALIZER, normalizer_sha256
+
+_DESCRIPTION = """Corpus-level character error rate of Thai text: edits over reference characters,
+by code point, after the normaliser thai-v1, spaces removed. Empty references are left out."""
+
+_INPUTS = """
+    predictions (list of str): what the system wrote.
+    references (list of str): what is right, in the same order.
+    draws (int), seed (int): the bootstrap of the 95 % interval; every item stands alone.
+Returns thai_cer, low, high, edits, characters, note, normalizer, normalizer_sha256.
+"""
+
+
+class ThaiCer(evaluate.Metric):  # type: ignore[misc,unused-ignore]
+    """`compute(predictions=[...], references=[...])`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(
+        self, predictions: list[str], references: list[str], draws: int = 2000, seed: int = 0
+    ) -> dict[str, float | str | None]:
+        score = cer(references, predictions, draws=draws, seed=seed)
+        return {
+            "thai_cer": score.value,
+            "low": score.low,
+            "high": score.high,
+            "edits": score.numerator,
+            "characters": score.denominator,
+            "note": score.note,
+            "normalizer": NORMALIZER,
+            "normalizer_sha256": normalizer_sha256(),
+        }

@@ -1,0 +1,1 @@
+"""Encoders, pretraining objective, projector and speech LM, in transformers form. Knows nothing of stages."""

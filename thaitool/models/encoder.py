@@ -1,0 +1,153 @@
+"""wav2vec 2.0 encoders: the one length arithmetic from samples to frames, new configurations, loading with checks.
+
+Does not train and does not know the LLM. Source: Baevski et al. 2020; XLS-R (Babu et al. 2021) uses the layer-norm
+extractor with stable layer norm, and so do encoders made here, because it makes padding inert.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPreTraining, Wav2Vec2Model
+
+from thaitool.audio.decode import SAMPLE_RATE_HZ
+from thaitool.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+Length = TypeVar("Length", int, "Tensor")
+
+
+def frame_lengths(kernels: Sequence[int], strides: Sequence[int], samples: Length) -> Length:
+    """Frames that a stack of unpadded convolutions makes of `samples` samples; ints or int64 tensors of any shape."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        samples = (samples - kernel) // stride + 1
+    # A clip shorter than the receptive field gives no frame, not a negative number of frames.
+    return samples.clamp_min(0) if isinstance(samples, torch.Tensor) else max(0, samples)
+
+
+def output_lengths(config: Any, samples: Length) -> Length:
+    """Frames of a wav2vec 2.0 encoder for `samples` samples at 16 kHz. The only such arithmetic in the package."""
+    return frame_lengths(config.conv_kernel, config.conv_stride, samples)
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """Boolean mask, shape (B, size): true where position < length."""
+    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def new_config(
+    *,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    intermediate_size: int,
+    conv_dim: Sequence[int],
+    conv_kernel: Sequence[int],
+    conv_stride: Sequence[int],
+    codevectors_per_group: int,
+    codevector_dim: int,
+) -> Wav2Vec2Config:
+    """A wav2vec 2.0 configuration in XLS-R's form (layer-norm extractor, stable layer norm) at any size."""
+    return Wav2Vec2Config(
+        vocab_size=32,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate_size,
+        conv_dim=tuple(conv_dim),
+        conv_kernel=tuple(conv_kernel),
+        conv_stride=tuple(conv_stride),
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=31,
+        num_conv_pos_embedding_groups=8,
+        num_codevectors_per_group=codevectors_per_group,
+        codevector_dim=codevector_dim,
+        proj_codevector_dim=codevector_dim,
+        hidden_dropout=0.05,
+        attention_dropout=0.05,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        feat_quantizer_dropout=0.0,
+        layerdrop=0.0,
+        mask_time_prob=0.65,
+        mask_time_length=10,
+        apply_spec_augment=False,
+    )
+
+
+def feature_extractor(config: Any) -> Wav2Vec2FeatureExtractor:
+    """The matching transformers feature extractor; layer-norm encoders need the attention mask (transformers #10117)."""
+    return Wav2Vec2FeatureExtractor(
+        feature_size=1,
+        sampling_rate=SAMPLE_RATE_HZ,
+        padding_value=0.0,
+        do_normalize=True,
+        return_attention_mask=config.feat_extract_norm == "layer",
+    )
+
+
+def read_model_type(path: Path) -> str:
+    """`model_type` of a transformers directory.
+
+    Raises:
+        InputError: it is no transformers model directory.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise InputError(
+            f"{path} must be a transformers model directory (config.json and safetensors), but has no config.json."
+        )
+    try:
+        model_type = json.loads(file.read_text("utf-8"))["model_type"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} must be a transformers configuration, but is not: {error!r}.") from error
+    return str(model_type)
+
+
+def _require_wav2vec2(path: Path) -> None:
+    model_type = read_model_type(path)
+    if model_type != "wav2vec2":
+        raise InputError(f"{path} must hold a wav2vec 2.0 encoder, but its model_type is {model_type!r}.")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(f"{path} must hold weights as safetensors, but has none.")
+
+
+def load_pretraining(path: Path) -> Wav2Vec2ForPreTraining:
+    """Encoder, quantizer and heads, all from weights.
+
+    Raises:
+        InputError: not a wav2vec 2.0 directory, or a weight is missing, which would otherwise start at random.
+    """
+    _require_wav2vec2(path)
+    model, report = Wav2Vec2ForPreTraining.from_pretrained(path, output_loading_info=True)
+    if report["missing_keys"]:
+        raise InputError(
+            f"{path} must hold full pretraining weights (encoder, quantizer, heads), but lacks"
+            f" {len(report['missing_keys'])}, e.g. {sorted(report['missing_keys'])[0]}."
+        )
+    return model
+
+
+def load_encoder(path: Path) -> Wav2Vec2Model:
+    """The encoder alone, from a pretraining or encoder directory.
+
+    Raises:
+        InputError: not a wav2vec 2.0 directory, or an encoder weight is missing.
+    """
+    _require_wav2vec2(path)
+    model, report = Wav2Vec2Model.from_pretrained(path, output_loading_info=True)
+    if report["missing_keys"]:
+        raise InputError(
+            f"{path} must hold all encoder weights, but lacks {len(report['missing_keys'])}, e.g."
+            f" {sorted(report['missing_keys'])[0]}."
+        )
+    return model

@@ -1,0 +1,1 @@
+"""Scores to json, markdown and html. Computes nothing."""

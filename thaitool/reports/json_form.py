@@ -1,0 +1,166 @@
+"""A report as JSON and back. Audio and per-item scores are not part of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from thaitool.errors import InputError
+from thaitool.metrics.tasks import TaskScores
+from thaitool.records import Score
+from thaitool.reports.report import Example, Report, Scalar, Table
+
+FORMAT = "thaitool-report-1"
+
+
+def to_json(report: Report) -> str:
+    """The text of report.json.
+
+    Keys: format ("thaitool-report-1"), title, stage, created, normalizer, normalizer_sha256, seed,
+    versions {name: version}, settings and accounting {name: scalar or {name: scalar}},
+    notes [text], tasks and shuffled [{task, count, scores, monitors}], where a score is {name,
+    value, low, high, numerator, denominator, note} (value null when denominator is 0; low and high
+    null without an interval), examples [{id, task, reference, hypothesis, error}],
+    curves {name: [[update, value or null]]}. Numbers that are not finite are null.
+    """
+    value = {
+        "format": FORMAT,
+        "title": report.title,
+        "stage": report.stage,
+        "created": report.created,
+        "normalizer": report.normalizer,
+        "normalizer_sha256": report.normalizer_sha256,
+        "seed": report.seed,
+        "versions": dict(report.versions),
+        "settings": _plain(report.settings),
+        "accounting": _plain(report.accounting),
+        "notes": list(report.notes),
+        "tasks": [_task_value(task) for task in report.tasks],
+        "shuffled": [_task_value(task) for task in report.shuffled],
+        "examples": [
+            {
+                "id": example.id,
+                "task": example.task,
+                "reference": example.reference,
+                "hypothesis": example.hypothesis,
+                "error": _finite(example.error),
+            }
+            for example in report.examples
+        ],
+        "curves": {
+            name: [[update, _finite(number)] for update, number in points]
+            for name, points in report.curves.items()
+        },
+    }
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def read_report(path: str | Path) -> Report:
+    """A report from report.json; without audio and per-item scores, which are not in that file.
+
+    Raises:
+        InputError: the file cannot be read, or is not a report of this format.
+    """
+    source = Path(path)
+    try:
+        value = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{source} cannot be read as a report (JSON): {problem}") from problem
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise InputError(f"{source} is not a report: its format must be {FORMAT}.")
+    try:
+        return _from_value(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise InputError(
+            f"{source} says it is a {FORMAT} but lacks a part or has one of another kind: "
+            f"{type(problem).__name__} {problem}. Write the report again."
+        ) from problem
+
+
+def _finite(number: float | None) -> float | None:
+    return None if number is None or not math.isfinite(number) else number
+
+
+def _plain(table: Table) -> dict[str, Any]:
+    def cell(value: Scalar) -> Scalar:
+        return _finite(value) if isinstance(value, float) else value
+
+    return {
+        name: {k: cell(v) for k, v in value.items()} if isinstance(value, Mapping) else cell(value)
+        for name, value in table.items()
+    }
+
+
+def _task_value(task: TaskScores) -> dict[str, Any]:
+    return {
+        "task": task.task,
+        "count": task.count,
+        "scores": [_score_value(score) for score in task.scores],
+        "monitors": [_score_value(score) for score in task.monitors],
+    }
+
+
+def _score_value(score: Score) -> dict[str, Any]:
+    return {
+        "name": score.name,
+        "value": score.value,
+        "low": score.low,
+        "high": score.high,
+        "numerator": score.numerator,
+        "denominator": score.denominator,
+        "note": score.note,
+    }
+
+
+def _from_value(value: Mapping[str, Any]) -> Report:
+    return Report(
+        title=value["title"],
+        stage=value["stage"],
+        created=value["created"],
+        tasks=tuple(_task_from(task) for task in value["tasks"]),
+        shuffled=tuple(_task_from(task) for task in value["shuffled"]),
+        normalizer=value["normalizer"],
+        normalizer_sha256=value["normalizer_sha256"],
+        seed=value["seed"],
+        versions=dict(value["versions"]),
+        settings=dict(value["settings"]),
+        accounting=dict(value["accounting"]),
+        examples=tuple(
+            Example(
+                e["id"],
+                e["task"],
+                e["reference"],
+                e["hypothesis"],
+                math.nan if e["error"] is None else e["error"],
+            )
+            for e in value["examples"]
+        ),
+        curves={
+            name: tuple((int(u), math.nan if v is None else float(v)) for u, v in points)
+            for name, points in value["curves"].items()
+        },
+        notes=tuple(value["notes"]),
+    )
+
+
+def _task_from(value: Mapping[str, Any]) -> TaskScores:
+    return TaskScores(
+        value["task"],
+        value["count"],
+        tuple(_score_from(score) for score in value["scores"]),
+        tuple(_score_from(score) for score in value["monitors"]),
+    )
+
+
+def _score_from(value: Mapping[str, Any]) -> Score:
+    return Score(
+        value["name"],
+        value["numerator"],
+        value["denominator"],
+        value["low"],
+        value["high"],
+        value["note"],
+    )

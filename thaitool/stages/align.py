@@ -1,0 +1,286 @@
+"""U-Align: train the projector so that speech lies where the LLM's token embeddings lie (arXiv:2509.14804).
+
+Only the LLM's token table is read; the LLM itself is never loaded. The best checkpoint is chosen by retrieval of
+held-out transcripts, never by the loss, because a collapsed alignment has a lower one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from thaitool.config import AlignConfig, dump
+from thaitool.data.loader import Batch, in_order
+from thaitool.data.manifest import (
+    Manifest,
+    append_quarantine,
+    require_trainable,
+    scan,
+    write_manifest,
+)
+from thaitool.data.plan import make_plan
+from thaitool.errors import InputError
+from thaitool.files import writing_directory
+from thaitool.models.alignment import alignment_terms, masked_mean, one_frame_share, pooled, retrieval
+from thaitool.models.checkpoint import (
+    load_embedding_table,
+    load_tokenizer,
+    new_processor,
+    new_speech_lm_config,
+    save_checkpoint,
+    weights_sha256,
+)
+from thaitool.models.encoder import length_mask, load_encoder, output_lengths
+from thaitool.models.projector import Projector
+from thaitool.ops.dtw import dtw_alignment
+from thaitool.records import Progress, silent
+from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
+from thaitool.training.run_dir import open_run, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+#: Share of the old value that the running mean of speech keeps at each update.
+MOMENTUM = 0.99
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """What `align` did; `training` is None for `method: none`."""
+
+    out: Path
+    training: TrainingResult | None
+    verdict: str
+    """The alignment's diagnosis in words."""
+
+
+class _Objective(nn.Module):
+    """Encoder, projector and the loss against a fixed token table."""
+
+    def __init__(self, encoder: Any, projector: Projector, table: Tensor, tokenizer: Any, config: AlignConfig) -> None:
+        super().__init__()
+        self.encoder, self.projector = encoder, projector
+        self.tokenizer, self.config = tokenizer, config
+        self.register_buffer("table", table, persistent=False)
+        projector.text_mean.copy_(table.mean(0))
+
+    def train(self, mode: bool = True) -> _Objective:
+        """Dropout only where something is learned: a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if not self.config.unfreeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def embed_audio(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Raw projections (B, I, D) and their true counts (B,)."""
+        device = self.projector.gain.device
+        lengths = batch.audio_lengths.to(device)
+        audio = batch.audio.to(device)
+        with torch.set_grad_enabled(self.config.unfreeze_encoder and torch.is_grad_enabled()):
+            mask = length_mask(lengths, audio.shape[1]).long()
+            frames = self.encoder(audio, attention_mask=mask).last_hidden_state
+        speech = self.projector.aligned(frames)
+        return speech, self.projector.output_lengths(output_lengths(self.encoder.config, lengths))
+
+    def embed_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Centred token embeddings (B, J, D) and true counts (B,)."""
+        table: Tensor = self.table  # type: ignore[assignment]
+        ids = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        lengths = torch.tensor([len(i) for i in ids], device=table.device)
+        padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
+        for row, token_ids in enumerate(ids):
+            padded[row, : len(token_ids)] = torch.tensor(token_ids)
+        return table[padded.to(table.device)] - self.projector.text_mean, lengths
+
+    def forward(self, batch: Batch, step: Step) -> Loss:
+        """Summed loss over the utterances that can be aligned (at least one frame per token)."""
+        cfg = self.config
+        raw, frames = self.embed_audio(batch)
+        text, tokens = self.embed_text([u.text or "" for u in batch.utterances])
+        keep = (tokens > 0) & (frames >= tokens)
+        if not bool(keep.any()):
+            raise InputError(
+                "No utterance of the batch has at least one frame per token; its transcripts are longer than its"
+                f" audio can carry, e.g. {batch.utterances[0].id}: {int(tokens[0])} tokens, {int(frames[0])} frames."
+            )
+        raw, frames, text, tokens = raw[keep], frames[keep], text[keep], tokens[keep]
+        n = int(keep.sum())
+        texts = [u.text for u, k in zip(batch.utterances, keep.tolist(), strict=True) if k]
+        mean = torch.zeros_like(self.projector.speech_mean) if cfg.plain else masked_mean(raw, frames)
+        self._track(raw.detach(), mean.detach(), frames)
+        terms = alignment_terms(
+            raw - mean,
+            text + self.projector.text_mean if cfg.plain else text,
+            frames,
+            tokens,
+            same(texts, raw.device),
+            temperature=cfg.temperature,
+            transcripts=3 if cfg.transcript_weight and not cfg.plain else 0,
+        )
+        ramp = 1.0 if cfg.plain else _ramp(step.share, cfg.ramp_start, cfg.ramp_end)
+        total = ramp * terms.dtw
+        if not cfg.plain:
+            total = total + cfg.pool_weight * terms.pool + cfg.transcript_weight * terms.transcript
+        logs = {
+            "dtw": (float(terms.dtw.detach()) * n, float(n)),
+            "pool": (float(terms.pool.detach()) * n, float(n)),
+            "one_frame_share": (terms.one_frame_share * n, float(n)),
+        }
+        return Loss(total * n, float(n), logs, used=n)
+
+    @torch.no_grad()
+    def _track(self, raw: Tensor, mean: Tensor, frames: Tensor) -> None:
+        """Running mean of speech and the gain that gives it the token table's norm: what inference uses."""
+        p = self.projector
+        fresh = not bool(p.speech_mean.any())
+        p.speech_mean.copy_(mean if fresh else MOMENTUM * p.speech_mean + (1 - MOMENTUM) * mean)
+        norm = (raw - mean)[length_mask(frames, raw.shape[1])].norm(dim=-1).mean()
+        target = (self.table - p.text_mean).norm(dim=-1).mean()  # type: ignore[operator]
+        gain = target / norm.clamp_min(1e-6)
+        p.gain.copy_(gain if fresh else MOMENTUM * p.gain + (1 - MOMENTUM) * gain)
+
+
+def same(texts: Sequence[str | None], device: torch.device) -> Tensor:
+    """(B, B): true where two transcripts are equal."""
+    index = {t: i for i, t in enumerate(dict.fromkeys(texts))}
+    ids = torch.tensor([index[t] for t in texts], device=device)
+    return ids[:, None] == ids[None, :]
+
+
+def _ramp(share: float, start: float, end: float) -> float:
+    return min(1.0, max(0.0, (share - start) / max(end - start, 1e-9)))
+
+
+def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
+    """Trains the projector, or resumes, or returns at once if `config.out` holds the finished run.
+
+    Raises:
+        InputError: data, encoder or LLM is not what it must be, or `out` holds another run.
+    """
+    encoder_path, llm = resolve(config.encoder), config.llm
+    train_set, rejected = scan([config.data], split="train", max_rejected_share=config.train.max_rejected_share)
+    dev_set, dev_rejected = scan([config.data], split="dev", max_rejected_share=config.train.max_rejected_share)
+    require_trainable(train_set, allowed=config.allow_untrainable)
+    table = load_embedding_table(llm)
+    tokenizer = load_tokenizer(llm)
+    llm_sha256 = weights_sha256(llm)
+    accelerator = make_accelerator(config.train)
+    fingerprint = {
+        "config": config.model_dump(mode="json", exclude={"out": True, "train": {"workers", "keep"}}),
+        "manifest": train_set.digest(),
+        "encoder": weights_sha256(encoder_path),
+        "llm": llm_sha256,
+    }
+    out = open_run(config.out, fingerprint, dump(config, "align"), main=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        write_manifest(train_set, config.out / "manifest.arrow")
+        append_quarantine(config.out / "quarantine.jsonl", [*rejected, *dev_rejected])
+    torch.manual_seed(config.train.seed)
+    encoder = load_encoder(encoder_path)
+    model_config = new_speech_lm_config(
+        encoder.config,
+        llm,
+        tokenizer,
+        projector_factor=config.projector_factor,
+        projector_hidden_size=config.projector_hidden_size,
+    )
+    processor = new_processor(model_config, tokenizer)
+    projector = Projector(
+        encoder.config.hidden_size,
+        table.shape[1],
+        factor=config.projector_factor,
+        hidden_width=config.projector_hidden_size,
+    )
+    objective = _Objective(encoder, projector, table, tokenizer, config)
+
+    def save(path: Path) -> None:
+        save_checkpoint(
+            path,
+            config=model_config,
+            audio_tower=encoder,
+            projector=projector,
+            processor=processor,
+            llm=llm,
+            llm_sha256=llm_sha256,
+        )
+
+    if config.method == "none":
+        # Direct multitask training starts from an untrained projector in the LLM's own space.
+        projector.text_mean.zero_()
+        if accelerator.is_main_process and not out.checkpoint(0).exists():
+            with writing_directory(out.checkpoint(0)) as path:
+                save(path)
+            out.point("last", 0)
+        return AlignResult(config.out, None, "method none: the projector is untrained")
+    training = train(
+        Task(
+            objective,
+            _groups(encoder, projector, config),
+            evaluate=lambda: evaluate(objective, dev_set, config.train.batch_s),
+            save=save,
+            better=("retrieval_mrr", 1),
+        ),
+        manifest=train_set,
+        plan=make_plan(train_set.duration_s, batch_s=config.train.batch_s, seed=config.train.seed),
+        config=config.train,
+        run=out,
+        accelerator=accelerator,
+        progress=progress,
+        description="align",
+    )
+    return AlignResult(config.out, training, verdict(training.metrics))
+
+
+def _groups(encoder: Any, projector: Projector, config: AlignConfig) -> list[dict[str, Any]]:
+    """Optimizer groups; what is in none of them is frozen."""
+    encoder.requires_grad_(config.unfreeze_encoder)
+    if config.unfreeze_encoder and not config.unfreeze_convolutions:
+        encoder.freeze_feature_encoder()
+    groups = [{"name": "projector", "params": list(projector.parameters()), "lr": config.train.learning_rate}]
+    if config.unfreeze_encoder:
+        encoder.masked_spec_embed.requires_grad_(False)  # unused without masking: DDP would wait for its gradient
+        trained = [p for p in encoder.parameters() if p.requires_grad]
+        groups.append({"name": "encoder", "params": trained, "lr": config.encoder_learning_rate})
+    return groups
+
+
+def evaluate(objective: _Objective, dev_set: Manifest, batch_s: float) -> dict[str, float]:
+    """Retrieval and the share of one-frame tokens on the plain path, with the means that inference uses."""
+    speech, text, texts = [], [], []
+    ones, tokens_total = 0.0, 0
+    for batch in in_order(dev_set, batch_s=batch_s):
+        if not batch.utterances:
+            continue
+        raw, frames = objective.embed_audio(batch)
+        embedded, tokens = objective.embed_text([u.text or "" for u in batch.utterances])
+        centred = raw - objective.projector.speech_mean
+        path = dtw_alignment(centred, embedded, frames, tokens)
+        count = int(tokens.sum())
+        ones += one_frame_share(path.intervals, frames, tokens) * count
+        tokens_total += count
+        speech.append(pooled(centred, frames))
+        text.append(pooled(embedded, tokens))
+        texts += [u.text for u in batch.utterances]
+    if not texts:
+        raise InputError("Alignment is judged on the dev split, but its audio could not be read.")
+    found = retrieval(torch.cat(speech), torch.cat(text), same(texts, speech[0].device))
+    return {**found, "one_frame_share": ones / max(1, tokens_total), "transcripts": float(len(set(texts)))}
+
+
+def verdict(metrics: dict[str, float]) -> str:
+    """The diagnosis of section 6 of the alignment note, in words."""
+    share, r1 = metrics["one_frame_share"], metrics["retrieval_r1"]
+    chance = 1 / max(1.0, metrics["transcripts"])
+    found = f"one-frame tokens {share:.0%}, retrieval R@1 {r1:.0%} (chance {chance:.1%})"
+    if share > 0.5 or r1 < 2 * chance:
+        return f"COLLAPSED or not aligned: {found}. Use the default losses (no --plain), more updates or a larger batch."
+    if share > 0.15:
+        return f"partly aligned: {found}; tokens with few frames raise the first figure"
+    return f"aligned: {found}"

@@ -1,0 +1,128 @@
+"""What this machine has and lacks, check by check. Changes nothing and needs no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thaitool.errors import ThaitoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding; `state` is ok, note (worth knowing) or missing (stages will fail)."""
+
+    name: str
+    state: str
+    detail: str
+
+
+def run(recipe: str | None = None) -> list[Check]:
+    """All checks, in the order in which stages would trip over them."""
+    checks = [_torch(), _op(), _device(), _audio(), _voice(), _disk(), _memory()]
+    if recipe:
+        checks.append(_estimate(recipe))
+    return checks
+
+
+def _guard(name: str, look: Callable[[], str]) -> Check:
+    # A doctor reports every failure, whatever its kind, and goes on to the next check.
+    try:
+        return Check(name, "ok", look())
+    except (ImportError, OSError, RuntimeError, ThaitoolError) as error:
+        return Check(name, "missing", f"{type(error).__name__}: {error}")
+
+
+def _torch() -> Check:
+    def look() -> str:
+        import torch
+        import torchaudio
+        import transformers
+
+        return f"torch {torch.__version__}, torchaudio {torchaudio.__version__}, transformers {transformers.__version__}"
+
+    return _guard("torch and torchaudio (both must be 2.11)", look)
+
+
+def _op() -> Check:
+    def look() -> str:
+        import torch
+
+        from thaitool.ops.dtw import dtw_alignment
+
+        one = torch.ones(1, 2, 3)
+        length = torch.tensor([2])
+        loss = dtw_alignment(one, one, length, length).loss
+        if abs(float(loss)) > 1e-6:
+            raise RuntimeError(f"the kernel computes {float(loss)} where 0 is right")
+        return "CPU kernel built and right on a known case; CUDA kernel not part of this version"
+
+    return _guard("DTW op", look)
+
+
+def _device() -> Check:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("device", "note", f"no CUDA device; CPU with {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    p = torch.cuda.get_device_properties(0)
+    return Check("device", "ok", f"{torch.cuda.device_count()} x {p.name}, {p.total_memory / 2**30:.0f} GiB")
+
+
+def _audio() -> Check:
+    def look() -> str:
+        import soundfile
+
+        wanted = ("WAV", "FLAC", "OGG", "MP3")
+        missing = [f for f in wanted if f not in soundfile.available_formats()]
+        if missing:
+            raise RuntimeError(f"libsndfile {soundfile.__libsndfile_version__} cannot read {', '.join(missing)}")
+        return f"libsndfile {soundfile.__libsndfile_version__} reads {', '.join(wanted)}"
+
+    return _guard("audio codecs", look)
+
+
+def _voice() -> Check:
+    def look() -> str:
+        from thaitool.synth.espeak import VOICES, tone_canary
+
+        canary = tone_canary(VOICES[0])
+        if not canary.passed:
+            raise RuntimeError(f"voice {VOICES[0].name} does not tell the five Thai tones apart")
+        return f"{len(VOICES)} espeak-ng speakers; the five tones differ"
+
+    return _guard("embedded voices", look)
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(".").free / 1e9
+    state = "ok" if free > 5 else "note"
+    return Check("disk", state, f"{free:.0f} GB free here")
+
+
+def _memory() -> Check:
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return Check("memory", "ok", f"{pages * size / 2**30:.0f} GiB")
+
+
+def _estimate(recipe: str) -> Check:
+    """Memory of the optimizer and weights of `pretrain`, the part that does not depend on the batch."""
+    from thaitool.config import PretrainConfig, load
+
+    placeholder: dict[str, Any] = {"data": ["."], "out": "."}
+    config = load(PretrainConfig, "pretrain", recipe=recipe, options=placeholder)
+    import torch
+    from transformers import Wav2Vec2ForPreTraining
+
+    from thaitool.models.encoder import new_config
+
+    with torch.device("meta"):
+        model = Wav2Vec2ForPreTraining(new_config(**config.encoder.model_dump()))
+    n = sum(p.numel() for p in model.parameters())
+    # Weights, gradients and two AdamW moments, 4 bytes each.
+    return Check("recipe", "note", f"pretrain of {recipe}: {n:,} parameters, {16 * n / 2**30:.2f} GiB before activations")

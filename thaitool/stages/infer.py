@@ -1,0 +1,106 @@
+"""Answers about sound files, one at a time as they become ready. Scores nothing and writes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thaitool.audio.decode import BadAudio, probe
+from thaitool.config import InferConfig
+from thaitool.data.loader import collate
+from thaitool.models.checkpoint import load_speech_lm
+from thaitool.models.generate import answer
+from thaitool.records import AudioRef, Progress, Utterance, silent
+from thaitool.text.prompts import task_prompt
+from thaitool.training.run_dir import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of output: an answer, or why there is none."""
+
+    path: str
+    task: str
+    text: str | None
+    stopped: bool = False
+    audio_s: float = 0.0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def run(config: InferConfig, progress: Progress = silent) -> Iterator[Answer]:
+    """Answers in the order of `config.audio`; a file that cannot be read gives an `Answer` with its error.
+
+    Raises:
+        InputError: the model directory is none, or its LLM is not where it was.
+    """
+    import torch
+
+    model, processor = load_speech_lm(resolve(config.model), llm=config.llm)
+    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    model.to("cuda" if cuda else "cpu")
+    prompt = config.prompt if config.prompt is not None else task_prompt(config.task)
+    with progress("infer", len(config.audio)) as advance:
+        for group in _groups(config.audio, config.batch_s):
+            began = time.perf_counter()
+            utterances = [u for u, _ in group if u is not None]
+            batch = collate(0, 0, utterances)
+            failed = {r.item: f"{r.reason}: {r.detail}" for r in batch.rejected}
+            texts: list[tuple[str, bool]] = []
+            if batch.utterances:
+                texts = answer(
+                    model,
+                    processor,
+                    batch.audio,
+                    batch.audio_lengths,
+                    [prompt] * len(batch.utterances),
+                    max_new_tokens=config.max_new_tokens,
+                )
+            seconds = round((time.perf_counter() - began) / max(1, len(batch.utterances)), 4)
+            said = {u.id: t for u, t in zip(batch.utterances, texts, strict=True)}
+            for utterance, problem in group:
+                advance()
+                if utterance is None:
+                    yield Answer(problem[0], config.task, None, error=problem[1])
+                elif utterance.id in said:
+                    text, stopped = said[utterance.id]
+                    yield Answer(
+                        utterance.audio.path, config.task, text, stopped, round(utterance.duration_s, 3), seconds
+                    )
+                else:
+                    yield Answer(
+                        utterance.audio.path, config.task, None, error=failed[str(utterance.audio)]
+                    )
+
+
+def _groups(
+    paths: list[Path], batch_s: float
+) -> Iterator[list[tuple[Utterance | None, tuple[str, str]]]]:
+    """Files in their order, cut where the padded seconds would pass `batch_s`; unreadable ones carry their error."""
+    group: list[tuple[Utterance | None, tuple[str, str]]] = []
+    longest = 0.0
+    for number, path in enumerate(paths):
+        utterance, problem = _look(path, number)
+        length = utterance.duration_s if utterance else 0.0
+        if group and max(longest, length) * (len(group) + 1) > batch_s:
+            yield group
+            group, longest = [], 0.0
+        group.append((utterance, (str(path), problem)))
+        longest = max(longest, length)
+    if group:
+        yield group
+
+
+def _look(path: Path, number: int) -> tuple[Utterance | None, str]:
+    try:
+        header = probe(path)
+    except BadAudio as bad:
+        return None, f"{bad.reason}: {bad.detail}"
+    except OSError as error:
+        return None, f"unreadable: {error.strerror or error}"
+    return Utterance(f"{number}", AudioRef(str(path)), header.duration_s, header.sample_rate_hz), ""

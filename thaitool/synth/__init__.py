@@ -1,0 +1,1 @@
+"""Thai-SUP: sources, augmentation, translation with labels carried over, voices, gates, packing."""

@@ -1,0 +1,1 @@
+"""The one training loop (Accelerate), checkpoints, exact resume and accounting."""
