@@ -1,6 +1,6 @@
 """Trains the demo's LLM: a tokenizer and a small Llama on the texts of a Thai-SUP directory (train split only).
 
-Usage: python examples/tiny_llm.py --data data/thai-sup --out runs/llm [--updates 600] [--seed 0]
+Usage: python examples/tiny_llm.py --data data/thai-sup --out runs/llm [--updates 400] [--seed 0]
 
 It stands in for Typhoon or Qwen where no model can be downloaded: it learns to answer the four tasks about a *written*
 sentence, so that `thaitool align` has a token table with meaning and `finetune` an LLM that can do the tasks.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shutil
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -45,7 +45,10 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=special, initial_alphabet=ALPHABET, max_token_length=8
+            vocab_size=vocab_size,
+            special_tokens=special,
+            initial_alphabet=ALPHABET,
+            max_token_length=8,
         ),
     )
     fast = PreTrainedTokenizerFast(
@@ -98,23 +101,28 @@ def batch_loss(model: Any, tokenizer: Any, rows: list[tuple[list[int], int]]) ->
         labels[i, start : len(tokens)] = ids[i, start : len(tokens)]
     mask = ids != tokenizer.pad_token_id
     logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].flatten(0, 1)
-    answers = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED)
+    answers = torch.nn.functional.cross_entropy(
+        logits, labels[:, 1:].flatten(), ignore_index=IGNORED
+    )
     every = torch.where(mask, ids, IGNORED)[:, 1:].flatten()
     return answers + 0.1 * torch.nn.functional.cross_entropy(logits, every, ignore_index=IGNORED)
 
 
 def main() -> None:
     """Trains and saves; an existing --out is left as it is, so that make may call this again."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--updates", type=int, default=400)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--vocab", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
     rows = read_thai_sup(args.data, split="train")
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -137,15 +145,20 @@ def main() -> None:
         optimizer.zero_grad()
         if (update + 1) % 100 == 0:
             rate_s = (update + 1) / (time.perf_counter() - began)
-            print(f"llm: update {update + 1}/{args.updates}, loss {loss.item():.3f}, {rate_s:.1f}/s", file=sys.stderr)
+            print(
+                f"llm: update {update + 1}/{args.updates}, loss {loss.item():.3f}, {rate_s:.1f}/s",
+                file=sys.stderr,
+            )
     temporary = args.out.with_name(f".{args.out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(temporary, args.out)
+    temporary.replace(args.out)
     n = sum(p.numel() for p in model.parameters())
-    print(f"llm: {n:,} parameters, {len(tokenizer)} tokens, trained on {len(rows)} rows, in {args.out}")
+    print(
+        f"llm: {n:,} parameters, {len(tokenizer)} tokens, trained on {len(rows)} rows, in {args.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ import sys
 import numpy as np
 import pytest
 
+from thaitool.audio.decode import SAMPLE_RATE_HZ
 from thaitool.errors import InputError
 from thaitool.synth import espeak
 from thaitool.synth.espeak import (
     EDGE_SILENCE_S,
     PEAK_LEVEL,
     RMS_LEVEL,
-    SAMPLE_RATE_HZ,
     VOICES,
     espeak_phonemes,
     f0_contour,

@@ -28,13 +28,25 @@ def disk_full_is_explained(path: Path) -> Iterator[None]:
     """Turns ENOSPC and EDQUOT into a sentence."""
     try:
         yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    except Exception as error:
+        if _is_disk_full(error):
             raise EnvironmentProblem(
                 f"{path} could not be written, the disk is full. What was written before is intact; free some space"
                 " and run the same command again."
             ) from error
         raise
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        # safetensors writes from Rust, where the number survives in the text only.
+        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
+            return True
+        # torch.save raises a RuntimeError while the OSError of its file is being handled.
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

@@ -21,11 +21,17 @@ from thaitool.cli.console import (
 
 def align(
     data: Annotated[Path | None, typer.Option(help="Thai-SUP directory.")] = None,
-    encoder: Annotated[Path | None, typer.Option(help="Run of pretrain, or a wav2vec 2.0 directory.")] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(help="Run of pretrain, or a wav2vec 2.0 directory.")
+    ] = None,
     llm: Annotated[Path | None, typer.Option(help="Causal LLM in transformers form.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; the same command resumes it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; the same command resumes it.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="dtw or none.")] = None,
-    plain: Annotated[bool | None, typer.Option("--plain", help="The paper's bare DTW loss, which collapses.")] = None,
+    plain: Annotated[
+        bool | None, typer.Option("--plain", help="The paper's bare DTW loss, which collapses.")
+    ] = None,
     updates: UpdatesOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -36,8 +42,17 @@ def align(
     """Aligns speech with the LLM's token embeddings."""
     from thaitool.config import AlignConfig, load
 
-    options = {"data": data, "encoder": encoder, "llm": llm, "out": out, "method": method, "plain": plain,
-               "train.updates": updates, "train.seed": seed, "train.device": device}
+    options = {
+        "data": data,
+        "encoder": encoder,
+        "llm": llm,
+        "out": out,
+        "method": method,
+        "plain": plain,
+        "train.updates": updates,
+        "train.seed": seed,
+        "train.device": device,
+    }
     loaded = load(AlignConfig, "align", recipe=config, settings=set_, options=options)
     from thaitool.stages import align as stage
 

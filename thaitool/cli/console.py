@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -20,28 +22,47 @@ from thaitool.records import Advance
 EXIT_CODES = (
     "Exit codes: 0 done · 1 a bug in thaitool · 2 wrong option or recipe · 3 wrong data, model or directory"
     " · 4 too many unusable recordings · 5 something is missing on this machine (library, device, disk)"
-    " · 6 training failed · 130 Ctrl-C · 143 SIGTERM (both resumable)"
+    " · 6 training failed · 130 Ctrl-C · 143 SIGTERM (both resumable) · 141 the reader of the output left"
 )
 
 ConfigOption = Annotated[
-    str | None, typer.Option("--config", help="YAML recipe: a file, or a shipped one such as tiny.", rich_help_panel="Recipe")
+    str | None,
+    typer.Option(
+        "--config",
+        help="YAML recipe: a file, or a shipped one such as tiny.",
+        rich_help_panel="Recipe",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any recipe key: --set train.updates=500. Repeatable.", rich_help_panel="Recipe"),
+    typer.Option(
+        "--set",
+        help="Any recipe key: --set train.updates=500. Repeatable.",
+        rich_help_panel="Recipe",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 UpdatesOption = Annotated[int | None, typer.Option(help="Optimizer updates to make.")]
-LlmOption = Annotated[Path | None, typer.Option(help="Base LLM, if it lies elsewhere than in training.")]
+LlmOption = Annotated[
+    Path | None, typer.Option(help="Base LLM, if it lies elsewhere than in training.")
+]
 
 
 @contextmanager
 def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Advance]:
     """A bar with rate and ETA on stderr; nothing where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -50,7 +71,11 @@ def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Advanc
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(),
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -84,7 +109,9 @@ def print_table(title: str, rows: list[tuple[str, str]]) -> None:
     Console(soft_wrap=True).print(table)
 
 
-def print_training(title: str, out: Path, training: Any, extra: list[tuple[str, str]], as_json: bool) -> None:
+def print_training(
+    title: str, out: Path, training: Any, extra: list[tuple[str, str]], as_json: bool
+) -> None:
     """The end of every training command: planned against done, then the held-out metrics."""
     if as_json:
         print_json({"out": out, **dict(extra), "training": asdict(training) if training else None})
@@ -93,9 +120,15 @@ def print_training(title: str, out: Path, training: Any, extra: list[tuple[str, 
     if training:
         done, planned = training.done, training.planned
         rows += [
-            ("updates", f"{done['updates']} of {planned['updates']} planned"
-             + (f", resumed at {training.resumed_from}" if training.resumed_from else "")),
-            ("audio", f"{done['hours']:.2f} h in {done['epochs']:.2f} epochs, {done['utterances']} utterances"),
+            (
+                "updates",
+                f"{done['updates']} of {planned['updates']} planned"
+                + (f", resumed at {training.resumed_from}" if training.resumed_from else ""),
+            ),
+            (
+                "audio",
+                f"{done['hours']:.2f} h in {done['epochs']:.2f} epochs, {done['utterances']} utterances",
+            ),
             ("set aside", f"{done['rejected']} unusable, {done['unused']} not alignable"),
             ("time", f"{done['train_s']:.0f} s"),
         ]
@@ -103,33 +136,54 @@ def print_training(title: str, out: Path, training: Any, extra: list[tuple[str, 
     print_table(title, [*rows, ("directory", str(out))])
 
 
-def _terminated(number: int, frame: Any) -> None:
-    raise Interrupted("Stopped by SIGTERM. Files are whole or absent; run the same command again.", number)
+def _terminated(number: int, _frame: Any) -> None:
+    raise Interrupted(
+        "Stopped by SIGTERM. Files are whole or absent; run the same command again.", number
+    )
+
+
+def accept_any_file_name() -> None:
+    """Lets file names that are not UTF-8 through stdin and stdout; in our JSON they become escapes."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def guarded(command: Callable[[], Any]) -> int:
     """Runs the command line and translates what it raises into one sentence on stderr and an exit code."""
-    import click
-
     signal.signal(signal.SIGTERM, _terminated)
+    # Our loaders check what these would report (missing weights are errors), and our own bars show progress.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # peft asks transformers for an attribute under its old name; nothing a user can act on.
+    warnings.filterwarnings(
+        "ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning
+    )
+    message = ""
     try:
-        return int(command() or 0)
-    except click.exceptions.Abort:
-        return _fail("Stopped by Ctrl-C. Files are whole or absent; run the same command again.", 130)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        code = int(command() or 0)
+    except typer.TyperException as error:
+        # Without a message it is `thaitool` alone, which has printed its help.
+        what = error.format_message().rstrip(".")
+        message, code = f"{what}. See --help." if what else "", error.exit_code
     except ThaitoolError as error:
-        return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`). Python would complain once more when it flushes.
+        message, code = str(error), error.exit_code
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except (BrokenPipeError, SystemExit) as stop:
+        # The reader of our output went away (`| head`), for which typer and rich end the program with code 1.
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        code = 128 + signal.SIGPIPE
     except OSError as error:
         name = f" {error.filename}" if error.filename else ""
-        return _fail(f"The operating system refused{name}: {error.strerror or error}.", EnvironmentProblem.exit_code)
-
-
-def _fail(message: str, code: int) -> int:
-    typer.echo(f"thaitool: {message}", err=True)
+        message = f"The operating system refused{name}: {error.strerror or error}."
+        code = EnvironmentProblem.exit_code
+    if code == 128 + signal.SIGINT and not message:  # typer's answer to Ctrl-C is this code alone
+        message = "Stopped by Ctrl-C. Files are whole or absent; run the same command again."
+    if message:
+        typer.echo(f"thaitool: {message}", err=True)
     return code

@@ -11,7 +11,9 @@ from thaitool.errors import EnvironmentProblem
 
 
 def doctor(
-    recipe: Annotated[str | None, typer.Option("--config", help="Also estimate memory for this recipe.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--config", help="Also estimate memory for this recipe.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Looks at this machine."""
@@ -27,4 +29,6 @@ def doctor(
         print_table("doctor", [(f"{marks[c.state]}  {c.name}", c.detail) for c in checks])
     bad = [c.name for c in checks if c.state == "missing"]
     if bad:
-        raise EnvironmentProblem(f"This machine lacks what thaitool needs: {', '.join(bad)}; see the lines marked FAIL.")
+        raise EnvironmentProblem(
+            f"This machine lacks what thaitool needs: {', '.join(bad)}; see the lines marked FAIL."
+        )

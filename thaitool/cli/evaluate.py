@@ -23,11 +23,15 @@ def evaluate(
     task: Annotated[str | None, typer.Option(help="slu (all four), asr, ic, ner or sr.")] = None,
     data: Annotated[Path | None, typer.Option(help="Thai-SUP directory.")] = None,
     model: Annotated[Path | None, typer.Option(help="Model or run directory.")] = None,
-    predictions: Annotated[Path | None, typer.Option(help="Score this JSONL of {id, task, text} instead.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Score this JSONL of {id, task, text} instead.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Report directory.")] = None,
     split: Annotated[str | None, typer.Option(help="train, dev or test.")] = None,
     limit: Annotated[int | None, typer.Option(help="Utterances per task, spread evenly.")] = None,
-    shuffled: Annotated[bool | None, typer.Option("--shuffled/--no-shuffled", help="Also answer with other audio.")] = None,
+    shuffled: Annotated[
+        bool | None, typer.Option("--shuffled/--no-shuffled", help="Also answer with other audio.")
+    ] = None,
     llm: LlmOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -38,8 +42,19 @@ def evaluate(
     """Scores a model or a predictions file."""
     from thaitool.config import EvalConfig, load
 
-    options = {"task": task, "data": data, "model": model, "predictions": predictions, "out": out, "split": split,
-               "limit": limit, "shuffled": shuffled, "llm": llm, "seed": seed, "device": device}
+    options = {
+        "task": task,
+        "data": data,
+        "model": model,
+        "predictions": predictions,
+        "out": out,
+        "split": split,
+        "limit": limit,
+        "shuffled": shuffled,
+        "llm": llm,
+        "seed": seed,
+        "device": device,
+    }
     loaded = load(EvalConfig, "eval", recipe=config, settings=set_, options=options)
     from rich.console import Console
 

@@ -23,9 +23,13 @@ from thaitool.cli.console import (
 def finetune(
     data: Annotated[Path | None, typer.Option(help="Thai-SUP directory.")] = None,
     model: Annotated[Path | None, typer.Option(help="Run of align or finetune.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; the same command resumes it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; the same command resumes it.")
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated: asr,ic,ner,sr.")] = None,
-    lora_rank: Annotated[int | None, typer.Option(help="Rank of LoRA on the LLM; 0 freezes it.")] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Rank of LoRA on the LLM; 0 freezes it.")
+    ] = None,
     llm: LlmOption = None,
     updates: UpdatesOption = None,
     seed: SeedOption = None,
@@ -37,9 +41,17 @@ def finetune(
     """Trains the speech LLM on several tasks at once."""
     from thaitool.config import FinetuneConfig, load
 
-    options = {"data": data, "model": model, "out": out, "tasks": tasks.split(",") if tasks else None,
-               "lora_rank": lora_rank, "llm": llm, "train.updates": updates, "train.seed": seed,
-               "train.device": device}
+    options = {
+        "data": data,
+        "model": model,
+        "out": out,
+        "tasks": tasks.split(",") if tasks else None,
+        "lora_rank": lora_rank,
+        "llm": llm,
+        "train.updates": updates,
+        "train.seed": seed,
+        "train.device": device,
+    }
     loaded = load(FinetuneConfig, "finetune", recipe=config, settings=set_, options=options)
     from thaitool.stages import finetune as stage
 

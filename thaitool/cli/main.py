@@ -9,7 +9,7 @@ import typer
 
 from thaitool import __version__
 from thaitool.cli.align import align
-from thaitool.cli.console import EXIT_CODES, guarded
+from thaitool.cli.console import EXIT_CODES, accept_any_file_name, guarded
 from thaitool.cli.doctor import doctor
 from thaitool.cli.evaluate import evaluate
 from thaitool.cli.finetune import finetune
@@ -52,4 +52,6 @@ app.command(help="What this machine has and lacks.")(doctor)
 
 def main() -> None:
     """Entry point: exits with one of the documented codes."""
-    sys.exit(guarded(lambda: app(standalone_mode=False)))
+    accept_any_file_name()
+    # The name is given, as completion scripts and usage lines should not say `python -m thaitool`.
+    sys.exit(guarded(lambda: app(prog_name="thaitool", standalone_mode=False)))

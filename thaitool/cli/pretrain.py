@@ -20,9 +20,16 @@ from thaitool.cli.console import (
 
 
 def pretrain(
-    data: Annotated[list[Path] | None, typer.Option(help="Audio directory, Thai-SUP shards or manifest. Repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; the same command resumes it.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Encoder to continue from; none makes a new one.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Audio directory, Thai-SUP shards or manifest. Repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; the same command resumes it.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Encoder to continue from; none makes a new one.")
+    ] = None,
     updates: UpdatesOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -33,11 +40,19 @@ def pretrain(
     """Trains an encoder on unlabelled audio."""
     from thaitool.config import PretrainConfig, load
 
-    options = {"data": data or None, "out": out, "init": init, "train.updates": updates, "train.seed": seed,
-               "train.device": device}
+    options = {
+        "data": data or None,
+        "out": out,
+        "init": init,
+        "train.updates": updates,
+        "train.seed": seed,
+        "train.device": device,
+    }
     loaded = load(PretrainConfig, "pretrain", recipe=config, settings=set_, options=options)
     from thaitool.stages import pretrain as stage
 
     result = stage.run(loaded, progress_bar)
-    extra = [("data", f"{result.hours:.2f} h, {result.rejected} recordings set aside by their headers")]
+    extra = [
+        ("data", f"{result.hours:.2f} h, {result.rejected} recordings set aside by their headers")
+    ]
     print_training("pretrain", result.out, result.training, extra, json)

@@ -19,7 +19,9 @@ from thaitool.cli.console import (
 
 
 def synth(
-    source: Annotated[Path | None, typer.Option(help="alpaca JSONL or JSON, or SNIPS JSON.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="alpaca JSONL or JSON, or SNIPS JSON.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the shards.")] = None,
     llm: Annotated[str | None, typer.Option(help="Augmenting backend: embedded:")] = None,
     translator: Annotated[str | None, typer.Option(help="embedded: or memory:PATH")] = None,
@@ -33,8 +35,15 @@ def synth(
     """Makes Thai speech data with labels from English text."""
     from thaitool.config import SynthConfig, load
 
-    options = {"source": source, "out": out, "llm": llm, "translator": translator, "tts": tts,
-               "variants": variants, "seed": seed}
+    options = {
+        "source": source,
+        "out": out,
+        "llm": llm,
+        "translator": translator,
+        "tts": tts,
+        "variants": variants,
+        "seed": seed,
+    }
     loaded = load(SynthConfig, "synth", recipe=config, settings=set_, options=options)
     from thaitool.stages import synth as stage
 
@@ -42,7 +51,14 @@ def synth(
     if json:
         print_json(result)
         return
-    rows = [(f"{task} {split}", f"{n} rows, {hours:.2f} h") for (task, split, n, hours) in result.counts]
+    rows = [
+        (f"{task} {split}", f"{n} rows, {hours:.2f} h") for (task, split, n, hours) in result.counts
+    ]
     rows += [(f"rejected: {reason}", str(n)) for reason, n in result.rejected]
-    rows.append(("speakers", f"{len(result.train_voices)} in train; {', '.join(result.test_voices)} in dev and test only"))
+    casts = (
+        ("train", result.train_voices),
+        ("dev", result.dev_voices),
+        ("test", result.test_voices),
+    )
+    rows += [(f"speakers of {split}", ", ".join(voices)) for split, voices in casts]
     print_table("synth", [*rows, ("directory", str(result.out))])

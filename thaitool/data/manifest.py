@@ -1,4 +1,4 @@
-"""The list of utterances a stage works on: scanned from directories or Thai-SUP shards, kept as a memory-mapped Arrow file.
+"""The utterances a stage works on: scanned from directories or Thai-SUP shards, kept as a memory-mapped Arrow file.
 
 Reads headers, not samples. What cannot be used is returned as `Rejected` rows, never dropped without a line.
 """
@@ -18,6 +18,7 @@ import pyarrow as pa
 from thaitool.audio.decode import EXTENSIONS, BadAudio, probe
 from thaitool.data.shards import is_thai_sup, read_thai_sup
 from thaitool.errors import InputError, QuarantineError
+from thaitool.files import disk_full_is_explained
 from thaitool.records import AudioRef, Rejected, Utterance
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def from_utterances(utterances: Iterable[Utterance]) -> Manifest:
     seen: set[str] = set()
     for u in utterances:
         if u.id in seen:
-            raise InputError(f"Utterance ids must be unique, but {u.id!r} occurs twice.")
+            raise InputError(
+                f"Utterance ids must be unique, but {u.id!r} occurs twice; is the same data named twice?"
+            )
         seen.add(u.id)
         row = {n: getattr(u, n) for n in _SCHEMA.names if n not in {"path", "row"}}
         rows.append({**row, "path": u.audio.path, "row": u.audio.row})
@@ -105,17 +108,30 @@ def from_utterances(utterances: Iterable[Utterance]) -> Manifest:
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Writes an Arrow IPC file through a temporary name."""
     temporary = path.with_suffix(".tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        writer.write_table(manifest.table)
-    temporary.replace(path)
+    with disk_full_is_explained(path):
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            writer.write_table(manifest.table)
+        temporary.replace(path)
 
 
 def open_manifest(path: Path) -> Manifest:
-    """Opens a manifest by memory map: millions of rows cost no Python objects."""
+    """Opens a manifest by memory map: millions of rows cost no Python objects.
+
+    Raises:
+        InputError: it is missing, damaged, or another kind of Arrow file.
+    """
     try:
-        return Manifest(pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all())
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} must be a thaitool manifest (Arrow), but is not: {error}.") from error
+        table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"{path} must be a thaitool manifest (Arrow), but is not: {error}."
+        ) from error
+    if not table.schema.equals(_SCHEMA):
+        raise InputError(
+            f"{path} must be a thaitool manifest with the columns {', '.join(_SCHEMA.names)}, but has"
+            f" {', '.join(table.schema.names)}. Scan the audio again to write a new one."
+        )
+    return Manifest(table)
 
 
 def scan(
@@ -136,14 +152,19 @@ def scan(
     rejected: list[Rejected] = []
     for source in sources:
         if not source.exists():
-            raise InputError(f"{source} must be a directory, sound file or manifest, but does not exist.")
+            raise InputError(
+                f"{source} must be a directory, sound file or manifest, but does not exist."
+            )
+    # Ids are paths below the folder that all sources share, so that a/01.wav and b/01.wav stay two recordings.
+    root = Path(os.path.commonpath([_folder(s) for s in sources])) if sources else Path()
+    for source in sources:
         if source.suffix == ".arrow":
             opened = open_manifest(source)
             utterances.extend(opened[i] for i in range(len(opened)))
         elif is_thai_sup(source):
             utterances.extend(read_thai_sup(source, split=split))
         else:
-            found, bad = _scan_files(source)
+            found, bad = _scan_files(source, root)
             utterances.extend(found)
             rejected.extend(bad)
     check_share(rejected, len(utterances) + len(rejected), max_rejected_share)
@@ -161,14 +182,18 @@ def check_share(rejected: Sequence[Rejected], total: int, limit: float) -> None:
         )
 
 
-def _scan_files(source: Path) -> tuple[list[Utterance], list[Rejected]]:
-    root = source if source.is_dir() else source.parent
-    files = _sound_files(source) if source.is_dir() else [source]
-    if not files:
+def _folder(source: Path) -> Path:
+    return (source if source.is_dir() else source.parent).resolve()
+
+
+def _scan_files(source: Path, root: Path) -> tuple[list[Utterance], list[Rejected]]:
+    folder = _folder(source)
+    files, rejected = _sound_files(folder) if source.is_dir() else ([folder / source.name], [])
+    if not files and not rejected:
         raise InputError(
-            f"{source} must hold audio ({', '.join(sorted(EXTENSIONS))}) or Thai-SUP parquet shards, but none was found."
+            f"{source} must hold audio ({', '.join(sorted(EXTENSIONS))}) or Thai-SUP shards, but none was found."
         )
-    utterances, rejected = [], []
+    utterances = []
     for file in files:
         try:
             header = probe(file)
@@ -176,43 +201,70 @@ def _scan_files(source: Path) -> tuple[list[Utterance], list[Rejected]]:
             rejected.append(Rejected(str(file), bad.reason, bad.detail))
             continue
         except OSError as error:
-            rejected.append(Rejected(str(file), "unreadable", str(error)))
+            rejected.append(Rejected(str(file), "unreadable", error.strerror or str(error)))
+            continue
+        real = str(file.resolve())
+        if _not_utf8(str(file)) or _not_utf8(real):
+            # Arrow, and most tools that read our JSON, take UTF-8 only.
+            rejected.append(Rejected(str(file), "bad_name", "its path is not UTF-8; rename it"))
             continue
         utterances.append(
             Utterance(
                 id=file.relative_to(root).as_posix(),
-                audio=AudioRef(str(file.resolve())),
+                audio=AudioRef(real),
                 duration_s=header.duration_s,
                 sample_rate_hz=header.sample_rate_hz,
-                source=str(root),
+                source=str(folder),
                 source_id=file.relative_to(root).as_posix(),
             )
         )
     return utterances, rejected
 
 
-def _sound_files(root: Path) -> list[Path]:
+def _sound_files(root: Path) -> tuple[list[Path], list[Rejected]]:
+    """Sound files in sorted order, and the directories that could not be listed."""
+    rejected: list[Rejected] = []
+
+    def note(error: OSError) -> None:
+        rejected.append(Rejected(str(error.filename), "unreadable", error.strerror or str(error)))
+
     # os.walk does not follow symbolic links to directories, so a link loop cannot trap the scan.
     found = [
         Path(folder, name)
-        for folder, _, names in os.walk(root)
+        for folder, _, names in os.walk(root, onerror=note)
         for name in names
         if Path(name).suffix.lower() in EXTENSIONS
     ]
-    return sorted(found)
+    return sorted(found), rejected
+
+
+def _not_utf8(path: str) -> bool:
+    # Python keeps bytes of a file name that are not UTF-8 as lone surrogates.
+    return any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def append_quarantine(path: Path, rejected: Iterable[Rejected]) -> None:
-    """Appends lines to `quarantine.jsonl`, one JSON object each, skipping items that are listed already."""
+    """Appends lines to `quarantine.jsonl`, one JSON object each; no item is listed twice."""
     known: set[str] = set()
     if path.exists():
-        known = {json.loads(line)["item"] for line in path.read_text("utf-8").splitlines()}
-    fresh = [r for r in rejected if r.item not in known]
-    if fresh:
-        with path.open("a", encoding="utf-8") as file:
-            for r in fresh:
-                row = {"item": r.item, "reason": r.reason, "detail": r.detail}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        # Not splitlines(): a file name may hold a character that it takes for the end of a line.
+        lines = path.read_text("utf-8").split("\n")
+        known = {json.loads(line)["item"] for line in lines if line}
+    fresh = []
+    for r in rejected:
+        if r.item not in known:
+            known.add(r.item)
+            fresh.append(r)
+    if not fresh:
+        return
+    # Backslashreplace writes a lone surrogate (a file name that is not UTF-8) as its JSON escape.
+    with (
+        disk_full_is_explained(path),
+        path.open("a", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        for r in fresh:
+            row = {"item": r.item, "reason": r.reason, "detail": r.detail}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def require_trainable(manifest: Manifest, *, allowed: bool) -> None:
@@ -220,6 +272,6 @@ def require_trainable(manifest: Manifest, *, allowed: bool) -> None:
     marked = sum(not t for t in manifest.table.column("trainable").to_pylist())
     if marked and not allowed:
         raise InputError(
-            f"{marked} of {len(manifest)} rows are marked trainable: false (embedded voices: fit to test a pipeline, not"
+            f"{marked} of {len(manifest)} rows are marked trainable: false (embedded voices: fit to test with, not"
             " to train a model for people). Use other voices, or pass --set allow_untrainable=true."
         )

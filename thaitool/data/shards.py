@@ -6,6 +6,7 @@ Writes and reads rows with embedded FLAC; does not decode audio. Source: the dat
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from thaitool.errors import InputError
 from thaitool.records import AudioRef, Utterance
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 ROW_GROUP = 100
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         pa.field("duration_s", pa.float32()),
     ]
 )
+_NEVER_NULL = ("task_id", "data_id", "sampling_rate", "duration_s")
 #: Everything but the audio: dictionary encoding pays for text, never for FLAC.
 _SMALL_COLUMNS = [name for name in SCHEMA.names if name != "audio_flac"]
 
@@ -107,7 +109,7 @@ def read_thai_sup(root: Path, *, split: str | None = None) -> list[Utterance]:
         split: Keep one of train, dev, test (the name of the shard's folder); None keeps all.
 
     Raises:
-        InputError: no shards, or a shard lacks a column of the published schema.
+        InputError: no shards; or a shard is damaged, or lacks a column or value of the published schema.
     """
     shards = [p for p in _shard_files(root) if split is None or p.parent.name == split]
     if not shards:
@@ -117,23 +119,48 @@ def read_thai_sup(root: Path, *, split: str | None = None) -> list[Utterance]:
     return [u for shard in shards for u in _read_shard(shard, provenance)]
 
 
+@contextmanager
+def _parquet_errors_name(path: Path | str) -> Iterator[None]:
+    # pyarrow raises ArrowInvalid or OSError, and names the file in neither.
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".:")
+        raise InputError(
+            f"{path} must be a whole parquet file, but could not be read: {reason}. Fetch or make it again."
+        ) from error
+
+
 def _read_provenance(root: Path) -> dict[str, Provenance]:
     # A task or split folder may be given instead of the root; its provenance lies above it.
     for folder in (root, *root.parents[:2]):
         files = sorted((folder / "provenance").glob("*.parquet"))
         if files:
             names = [f.name for f in fields(Provenance)]
-            rows = (row for f in files for row in pq.read_table(f, columns=names).to_pylist())
+            rows = (row for f in files for row in _read_columns(f, names, names).to_pylist())
             return {row["data_id"]: Provenance(**row) for row in rows}
     return {}
 
 
+def _read_columns(path: Path, names: list[str], required: list[str]) -> pa.Table:
+    with _parquet_errors_name(path):
+        missing = [n for n in required if n not in pq.read_schema(path).names]
+        if missing:
+            raise InputError(
+                f"{path} must have the Thai-SUP columns, but lacks {', '.join(missing)}."
+            )
+        return pq.read_table(path, columns=names)
+
+
 def _read_shard(shard: Path, provenance: dict[str, Provenance]) -> list[Utterance]:
-    missing = [n for n in SCHEMA.names if n not in pq.read_schema(shard).names]
-    if missing:
-        raise InputError(f"{shard} must have the Thai-SUP columns, but lacks {', '.join(missing)}.")
+    table = _read_columns(shard, _SMALL_COLUMNS, SCHEMA.names)
+    empty = [n for n in _NEVER_NULL if table.column(n).null_count]
+    if empty:
+        raise InputError(
+            f"{shard} must have a value in every row of {', '.join(empty)}, but some are null."
+        )
     utterances = []
-    for index, row in enumerate(pq.read_table(shard, columns=_SMALL_COLUMNS).to_pylist()):
+    for index, row in enumerate(table.to_pylist()):
         known = provenance.get(row["data_id"])
         utterances.append(
             Utterance(
@@ -157,13 +184,18 @@ def _read_shard(shard: Path, provenance: dict[str, Provenance]) -> list[Utteranc
 
 @lru_cache(maxsize=64)
 def _row_group(path: str, group: int) -> list[bytes]:
-    column = pq.ParquetFile(path, memory_map=True).read_row_group(group, columns=["audio_flac"])
-    audio: list[bytes] = column.column("audio_flac").to_pylist()
-    return audio
+    with _parquet_errors_name(path):
+        table = pq.ParquetFile(path, memory_map=True).read_row_group(group, columns=["audio_flac"])
+    # A null is no bytes: the decoder calls both empty.
+    return [audio or b"" for audio in table.column("audio_flac").to_pylist()]
 
 
 def read_audio(ref: AudioRef) -> bytes:
-    """The FLAC bytes of one row. Row groups are cached (64 of 100 rows), as batches revisit them."""
+    """The FLAC bytes of one row. Row groups are cached (64 of 100 rows), as batches revisit them.
+
+    Raises:
+        InputError: the file is damaged, or has no such row.
+    """
     if ref.row is None:
         raise InputError(f"{ref} names no row of a parquet file.")
     sizes = _group_sizes(ref.path)
@@ -177,5 +209,6 @@ def read_audio(ref: AudioRef) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _group_sizes(path: str) -> tuple[int, ...]:
-    metadata = pq.read_metadata(path)
+    with _parquet_errors_name(path):
+        metadata = pq.read_metadata(path)
     return tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))

@@ -66,19 +66,26 @@ def alignment_terms(
     twins = same_text & ~torch.eye(len(same_text), dtype=torch.bool, device=same_text.device)
     logits = logits.masked_fill(twins, float("-inf"))
     target = torch.arange(len(logits), device=logits.device)
-    pool = 0.5 * (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target))
+    pool = 0.5 * (
+        functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+    )
     transcript = torch.zeros((), device=speech.device)
     if transcripts:
         costs = [path.loss]
         for shift in range(1, min(transcripts, len(speech) - 1) + 1):
             other, other_lengths = text.roll(shift, 0), text_lengths.roll(shift, 0)
-            cost = dtw_alignment(speech, other, speech_lengths, other_lengths, reduction="none").loss
+            cost = dtw_alignment(
+                speech, other, speech_lengths, other_lengths, reduction="none"
+            ).loss
             twin = same_text[target, (target - shift) % len(speech)]
             costs.append(cost.masked_fill(twin, float("inf")))
         scores = -torch.stack(costs, 1) / temperature
         transcript = functional.cross_entropy(scores, torch.zeros_like(target))
     return AlignmentTerms(
-        path.loss.mean(), pool, transcript, one_frame_share(path.intervals, speech_lengths, text_lengths)
+        path.loss.mean(),
+        pool,
+        transcript,
+        one_frame_share(path.intervals, speech_lengths, text_lengths),
     )
 
 
@@ -88,7 +95,9 @@ def one_frame_share(intervals: Tensor, speech_lengths: Tensor, text_lengths: Ten
     total = int(text_lengths.sum())
     if not total:
         return 0.0
-    frames = torch.zeros(len(intervals), int(text_lengths.max()) + 1, dtype=torch.long, device=intervals.device)
+    frames = torch.zeros(
+        len(intervals), int(text_lengths.max()) + 1, dtype=torch.long, device=intervals.device
+    )
     starts, ends = intervals[..., 0].long(), intervals[..., 1].long()
     ones = valid.long()
     # A frame covers the half-open interval start..end: +1 at its start, -1 at its end, then a running sum.
@@ -110,4 +119,7 @@ def retrieval(speech: Tensor, text: Tensor, same_text: Tensor) -> dict[str, floa
     # Distinct rival transcripts only: keep the first row of each.
     first = same_text.float().argmax(1) == torch.arange(len(same_text), device=same_text.device)
     rank = 1 + ((rivals >= own[:, None]) & first[None, :]).sum(1)
-    return {"retrieval_r1": float((rank == 1).float().mean()), "retrieval_mrr": float((1 / rank).mean())}
+    return {
+        "retrieval_r1": float((rank == 1).float().mean()),
+        "retrieval_mrr": float((1 / rank).mean()),
+    }

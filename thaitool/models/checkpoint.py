@@ -7,6 +7,7 @@ there and stops, where it would otherwise start the missing LLM at random.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -32,14 +33,15 @@ ADAPTER = "adapter"
 
 
 def weights_sha256(path: Path) -> str:
-    """sha256 over the safetensors files of a model directory, in name order.
+    """sha256 over the weight files of a model directory, in name order.
 
     Raises:
         InputError: there are none.
     """
-    files = sorted(path.glob("*.safetensors"))
+    # XLS-R's own repository has no safetensors; transformers reads that file without executing anything in it.
+    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model.bin"))
     if not files:
-        raise InputError(f"{path} must hold an LLM as safetensors, but has none.")
+        raise InputError(f"{path} must hold weights (safetensors), but has none.")
     sha = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
@@ -84,11 +86,18 @@ def load_tokenizer(path: Path) -> Any:
 
 
 def new_speech_lm_config(
-    audio_config: Any, llm: Path, tokenizer: Any, *, projector_factor: int, projector_hidden_size: int
+    audio_config: Any,
+    llm: Path,
+    tokenizer: Any,
+    *,
+    projector_factor: int,
+    projector_hidden_size: int,
 ) -> ThaiSpeechConfig:
     """Configuration of a speech LLM over an encoder configuration and an LLM directory."""
     return ThaiSpeechConfig(
-        audio_config=audio_config,
+        # A copy: nesting a configuration makes transformers forget how its model computes attention, and a live
+        # encoder would go on without masking its padding.
+        audio_config=copy.deepcopy(audio_config),
         text_config=AutoConfig.from_pretrained(llm),
         audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
         projector_factor=projector_factor,
@@ -128,7 +137,11 @@ def save_checkpoint(
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path / FRONT_END)
     if hasattr(language_model, "peft_config"):
         language_model.save_pretrained(path / ADAPTER)
-    base = {"llm": str(llm.resolve()), "sha256": llm_sha256, "template_sha256": processor.template_sha256()}
+    base = {
+        "llm": str(llm.resolve()),
+        "sha256": llm_sha256,
+        "template_sha256": processor.template_sha256(),
+    }
     (path / BASE).write_text(json.dumps(base, indent=2), encoding="utf-8")
 
 
@@ -146,7 +159,9 @@ def read_base(path: Path) -> dict[str, str]:
     return base
 
 
-def load_front_end(path: Path) -> tuple[ThaiSpeechConfig, Any, dict[str, Tensor], ThaiSpeechProcessor]:
+def load_front_end(
+    path: Path,
+) -> tuple[ThaiSpeechConfig, Any, dict[str, Tensor], ThaiSpeechProcessor]:
     """Configuration, encoder, projector weights and processor of a checkpoint, without its LLM."""
     read_base(path)
     config = ThaiSpeechConfig.from_pretrained(path)
@@ -184,7 +199,9 @@ def load_speech_lm(
     if (path / ADAPTER).is_dir():
         from peft import PeftModel
 
-        language_model = PeftModel.from_pretrained(language_model, path / ADAPTER, is_trainable=True)
+        language_model = PeftModel.from_pretrained(
+            language_model, path / ADAPTER, is_trainable=True
+        )
     model = ThaiSpeechForConditionalGeneration(config, tower, language_model)
     model.multi_modal_projector.load_state_dict(projector)
     return model.eval(), processor

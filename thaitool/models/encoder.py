@@ -10,7 +10,12 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPreTraining, Wav2Vec2Model
+from transformers import (
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForPreTraining,
+    Wav2Vec2Model,
+)
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ
 from thaitool.errors import InputError
@@ -78,14 +83,13 @@ def new_config(
         feat_proj_dropout=0.0,
         feat_quantizer_dropout=0.0,
         layerdrop=0.0,
-        mask_time_prob=0.65,
-        mask_time_length=10,
-        apply_spec_augment=False,
+        # False would make transformers ignore the masks of pretraining, too.
+        apply_spec_augment=True,
     )
 
 
 def feature_extractor(config: Any) -> Wav2Vec2FeatureExtractor:
-    """The matching transformers feature extractor; layer-norm encoders need the attention mask (transformers #10117)."""
+    """The matching feature extractor of transformers; layer-norm encoders need the mask (transformers #10117)."""
     return Wav2Vec2FeatureExtractor(
         feature_size=1,
         sampling_rate=SAMPLE_RATE_HZ,
@@ -109,16 +113,22 @@ def read_model_type(path: Path) -> str:
     try:
         model_type = json.loads(file.read_text("utf-8"))["model_type"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} must be a transformers configuration, but is not: {error!r}.") from error
+        raise InputError(
+            f"{file} must be a transformers configuration, but is not: {error!r}."
+        ) from error
     return str(model_type)
 
 
 def _require_wav2vec2(path: Path) -> None:
     model_type = read_model_type(path)
     if model_type != "wav2vec2":
-        raise InputError(f"{path} must hold a wav2vec 2.0 encoder, but its model_type is {model_type!r}.")
-    if not any(path.glob("*.safetensors")):
-        raise InputError(f"{path} must hold weights as safetensors, but has none.")
+        raise InputError(
+            f"{path} must hold a wav2vec 2.0 encoder, but its model_type is {model_type!r}."
+        )
+    if not any(path.glob("*.safetensors")) and not (path / "pytorch_model.bin").is_file():
+        raise InputError(
+            f"{path} must hold weights (safetensors or pytorch_model.bin), but has none."
+        )
 
 
 def load_pretraining(path: Path) -> Wav2Vec2ForPreTraining:
@@ -132,8 +142,13 @@ def load_pretraining(path: Path) -> Wav2Vec2ForPreTraining:
     if report["missing_keys"]:
         raise InputError(
             f"{path} must hold full pretraining weights (encoder, quantizer, heads), but lacks"
-            f" {len(report['missing_keys'])}, e.g. {sorted(report['missing_keys'])[0]}."
+            f" {len(report['missing_keys'])}, e.g. {min(report['missing_keys'])}."
         )
+    # False, as `load_encoder` leaves it, would make transformers ignore the masks of pretraining.
+    model.config.apply_spec_augment = True
+    model.config.mask_feature_prob = (
+        0.0  # would come from numpy's global state, which no resume brings back
+    )
     return model
 
 
@@ -148,6 +163,8 @@ def load_encoder(path: Path) -> Wav2Vec2Model:
     if report["missing_keys"]:
         raise InputError(
             f"{path} must hold all encoder weights, but lacks {len(report['missing_keys'])}, e.g."
-            f" {sorted(report['missing_keys'])[0]}."
+            f" {min(report['missing_keys'])}."
         )
+    # transformers would mask in training mode, from numpy's global state.
+    model.config.apply_spec_augment = False
     return model

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 N_NEGATIVES = 100
+#: Masking of pretraining (Baevski et al. 2020); a published configuration holds that of fine-tuning (XLS-R: 0.075).
+MASK_PROB, MASK_SPAN = 0.65, 10
 #: Weight of the diversity term (fairseq: loss_weights [0.1, 0]).
 DIVERSITY_WEIGHT = 0.1
 
@@ -89,10 +91,9 @@ def quantize(
     groups, codes = quantizer.num_groups, quantizer.num_vars
     logits = quantizer.weight_proj(features).float().view(-1, groups, codes)
     hard = functional.one_hot(logits.argmax(-1), codes).to(logits.dtype)
-    if temperature is None:
-        chosen = hard
-    else:
-        chosen = functional.gumbel_softmax(logits, tau=temperature, hard=True)
+    chosen = (
+        hard if temperature is None else functional.gumbel_softmax(logits, temperature, hard=True)
+    )
     vectors = quantizer.codevectors.view(groups, codes, -1)
     out = torch.einsum("mgv,gvd->mgd", chosen, vectors.float()).flatten(1)
     return out, _perplexity(logits.softmax(-1).mean(0)), float(_perplexity(hard.mean(0)))
@@ -152,11 +153,11 @@ def pretraining_loss(
     """
     config = model.config
     lengths = output_lengths(config, audio_lengths.cpu())
-    mask = sample_mask(
-        lengths, prob=config.mask_time_prob, span=config.mask_time_length, generator=generator
-    )
+    mask = sample_mask(lengths, prob=MASK_PROB, span=MASK_SPAN, generator=generator)
     negatives = sample_negatives(mask, generator=generator).to(audio.device)
-    mask = mask.to(audio.device)
+    # Audio may be padded beyond its longest row, masks never are.
+    frames = output_lengths(config, audio.shape[1])
+    mask = functional.pad(mask, (0, frames - mask.shape[1])).to(audio.device)
     out = model.wav2vec2(
         audio,
         attention_mask=length_mask(audio_lengths.to(audio.device), audio.shape[1]).long(),

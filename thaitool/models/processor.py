@@ -47,7 +47,7 @@ class ThaiSpeechProcessor(ProcessorMixin):
         feature_extractor: Any = None,
         tokenizer: Any = None,
         chat_template: str | None = None,
-        *,
+        # Not keyword-only: transformers' from_pretrained leaves out what is, and the arithmetic would be another.
         conv_kernel: Sequence[int] = (),
         conv_stride: Sequence[int] = (),
         projector_factor: int = 2,
@@ -114,7 +114,9 @@ class ThaiSpeechProcessor(ProcessorMixin):
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             answer_starts.append(len(ids))
             if answers is not None:
-                ids = ids + self.tokenizer(answers[i], add_special_tokens=False)["input_ids"] + [eos]
+                ids = (
+                    ids + self.tokenizer(answers[i], add_special_tokens=False)["input_ids"] + [eos]
+                )
             rows.append(ids)
         width = max(len(r) for r in rows)
         pad = self.tokenizer.pad_token_id
@@ -141,7 +143,11 @@ class ThaiSpeechProcessor(ProcessorMixin):
         instructions = [text] if isinstance(text, str) else text
         tokens = self.tokens(instructions, [len(a) for a in audio])
         features = self.feature_extractor(
-            audio, sampling_rate=self.feature_extractor.sampling_rate, padding=True, return_tensors="pt", **kwargs
+            audio,
+            sampling_rate=self.feature_extractor.sampling_rate,
+            padding=True,
+            return_tensors="pt",
+            **kwargs,
         )
         return BatchFeature(
             {

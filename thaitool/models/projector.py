@@ -27,13 +27,18 @@ class Projector(nn.Module):
     text_mean: Tensor
     gain: Tensor
 
-    def __init__(self, audio_width: int, text_width: int, *, factor: int, hidden_width: int) -> None:
+    def __init__(
+        self, audio_width: int, text_width: int, *, factor: int, hidden_width: int
+    ) -> None:
         super().__init__()
         self.factor = factor
         self.norm = nn.LayerNorm(audio_width)
         self.subsample = nn.Conv1d(audio_width, hidden_width, kernel_size=factor, stride=factor)
         self.mlp = nn.Sequential(
-            nn.GELU(), nn.Linear(hidden_width, hidden_width), nn.GELU(), nn.Linear(hidden_width, text_width)
+            nn.GELU(),
+            nn.Linear(hidden_width, hidden_width),
+            nn.GELU(),
+            nn.Linear(hidden_width, text_width),
         )
         self.register_buffer("speech_mean", torch.zeros(text_width))
         self.register_buffer("text_mean", torch.zeros(text_width))

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -90,10 +96,14 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
         frames = self.audio_tower(input_values, attention_mask=mask).last_hidden_state
         return frames, output_lengths(self.config.audio_config, input_lengths)
 
-    def get_audio_features(self, input_values: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def get_audio_features(
+        self, input_values: Tensor, input_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """LLM input embeddings (B, I, D) of audio (B, N), and their true counts (B,)."""
         frames, lengths = self.encode(input_values, input_lengths)
-        return self.multi_modal_projector(frames), self.multi_modal_projector.output_lengths(lengths)
+        return self.multi_modal_projector(frames), self.multi_modal_projector.output_lengths(
+            lengths
+        )
 
     def embed(
         self, input_ids: Tensor, input_values: Tensor | None, input_lengths: Tensor | None
@@ -148,10 +158,14 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return out
         peft = hasattr(self.language_model, "get_base_model")
         causal = self.language_model.get_base_model() if peft else self.language_model
-        hidden = causal.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False)
+        hidden = causal.model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+        )
         supervised = labels[:, 1:] != IGNORED
         if not bool(supervised.any()):
-            raise InputError("A training batch must supervise at least one token, but its labels are all ignored.")
+            raise InputError(
+                "A training batch must supervise at least one token, but its labels are all ignored."
+            )
         logits = causal.get_output_embeddings()(hidden.last_hidden_state[:, :-1][supervised])
         loss = functional.cross_entropy(logits.float(), labels[:, 1:][supervised], reduction="sum")
         return CausalLMOutputWithPast(loss=loss / (num_items_in_batch or int(supervised.sum())))

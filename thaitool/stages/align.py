@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
 
 from thaitool.config import AlignConfig, dump
 from thaitool.data.loader import Batch, in_order
@@ -25,7 +24,13 @@ from thaitool.data.manifest import (
 from thaitool.data.plan import make_plan
 from thaitool.errors import InputError
 from thaitool.files import writing_directory
-from thaitool.models.alignment import alignment_terms, masked_mean, one_frame_share, pooled, retrieval
+from thaitool.models.alignment import (
+    alignment_terms,
+    masked_mean,
+    one_frame_share,
+    pooled,
+    retrieval,
+)
 from thaitool.models.checkpoint import (
     load_embedding_table,
     load_tokenizer,
@@ -35,6 +40,7 @@ from thaitool.models.checkpoint import (
     weights_sha256,
 )
 from thaitool.models.encoder import length_mask, load_encoder, output_lengths
+from thaitool.models.hub import locate
 from thaitool.models.projector import Projector
 from thaitool.ops.dtw import dtw_alignment
 from thaitool.records import Progress, silent
@@ -64,7 +70,9 @@ class AlignResult:
 class _Objective(nn.Module):
     """Encoder, projector and the loss against a fixed token table."""
 
-    def __init__(self, encoder: Any, projector: Projector, table: Tensor, tokenizer: Any, config: AlignConfig) -> None:
+    def __init__(
+        self, encoder: Any, projector: Projector, table: Tensor, tokenizer: Any, config: AlignConfig
+    ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
         self.tokenizer, self.config = tokenizer, config
@@ -113,7 +121,9 @@ class _Objective(nn.Module):
         raw, frames, text, tokens = raw[keep], frames[keep], text[keep], tokens[keep]
         n = int(keep.sum())
         texts = [u.text for u, k in zip(batch.utterances, keep.tolist(), strict=True) if k]
-        mean = torch.zeros_like(self.projector.speech_mean) if cfg.plain else masked_mean(raw, frames)
+        mean = (
+            torch.zeros_like(self.projector.speech_mean) if cfg.plain else masked_mean(raw, frames)
+        )
         self._track(raw.detach(), mean.detach(), frames)
         terms = alignment_terms(
             raw - mean,
@@ -164,16 +174,22 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     Raises:
         InputError: data, encoder or LLM is not what it must be, or `out` holds another run.
     """
-    encoder_path, llm = resolve(config.encoder), config.llm
-    train_set, rejected = scan([config.data], split="train", max_rejected_share=config.train.max_rejected_share)
-    dev_set, dev_rejected = scan([config.data], split="dev", max_rejected_share=config.train.max_rejected_share)
+    encoder_path, llm = resolve(config.encoder), locate(config.llm)
+    train_set, rejected = scan(
+        [config.data], split="train", max_rejected_share=config.train.max_rejected_share
+    )
+    dev_set, dev_rejected = scan(
+        [config.data], split="dev", max_rejected_share=config.train.max_rejected_share
+    )
     require_trainable(train_set, allowed=config.allow_untrainable)
     table = load_embedding_table(llm)
     tokenizer = load_tokenizer(llm)
     llm_sha256 = weights_sha256(llm)
     accelerator = make_accelerator(config.train)
     fingerprint = {
-        "config": config.model_dump(mode="json", exclude={"out": True, "train": {"workers", "keep"}}),
+        "config": config.model_dump(
+            mode="json", exclude={"out": True, "train": {"workers", "keep"}}
+        ),
         "manifest": train_set.digest(),
         "encoder": weights_sha256(encoder_path),
         "llm": llm_sha256,
@@ -243,9 +259,17 @@ def _groups(encoder: Any, projector: Projector, config: AlignConfig) -> list[dic
     encoder.requires_grad_(config.unfreeze_encoder)
     if config.unfreeze_encoder and not config.unfreeze_convolutions:
         encoder.freeze_feature_encoder()
-    groups = [{"name": "projector", "params": list(projector.parameters()), "lr": config.train.learning_rate}]
+    groups = [
+        {
+            "name": "projector",
+            "params": list(projector.parameters()),
+            "lr": config.train.learning_rate,
+        }
+    ]
     if config.unfreeze_encoder:
-        encoder.masked_spec_embed.requires_grad_(False)  # unused without masking: DDP would wait for its gradient
+        encoder.masked_spec_embed.requires_grad_(
+            False
+        )  # unused without masking: DDP would wait for its gradient
         trained = [p for p in encoder.parameters() if p.requires_grad]
         groups.append({"name": "encoder", "params": trained, "lr": config.encoder_learning_rate})
     return groups
@@ -271,7 +295,11 @@ def evaluate(objective: _Objective, dev_set: Manifest, batch_s: float) -> dict[s
     if not texts:
         raise InputError("Alignment is judged on the dev split, but its audio could not be read.")
     found = retrieval(torch.cat(speech), torch.cat(text), same(texts, speech[0].device))
-    return {**found, "one_frame_share": ones / max(1, tokens_total), "transcripts": float(len(set(texts)))}
+    return {
+        **found,
+        "one_frame_share": ones / max(1, tokens_total),
+        "transcripts": float(len(set(texts))),
+    }
 
 
 def verdict(metrics: dict[str, float]) -> str:
@@ -280,7 +308,7 @@ def verdict(metrics: dict[str, float]) -> str:
     chance = 1 / max(1.0, metrics["transcripts"])
     found = f"one-frame tokens {share:.0%}, retrieval R@1 {r1:.0%} (chance {chance:.1%})"
     if share > 0.5 or r1 < 2 * chance:
-        return f"COLLAPSED or not aligned: {found}. Use the default losses (no --plain), more updates or a larger batch."
+        return f"COLLAPSED or not aligned: {found}. Use the default losses (no --plain), more updates or larger batches."
     if share > 0.15:
         return f"partly aligned: {found}; tokens with few frames raise the first figure"
     return f"aligned: {found}"

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thaitool.errors import ThaitoolError
+from thaitool.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,10 +31,12 @@ def run(recipe: str | None = None) -> list[Check]:
 
 
 def _guard(name: str, look: Callable[[], str]) -> Check:
-    # A doctor reports every failure, whatever its kind, and goes on to the next check.
+    # A doctor reports every failure, whatever its kind (a wrong torchaudio fails in many ways), and goes on.
     try:
         return Check(name, "ok", look())
-    except (ImportError, OSError, RuntimeError, ThaitoolError) as error:
+    except Interrupted:
+        raise
+    except Exception as error:  # noqa: BLE001
         return Check(name, "missing", f"{type(error).__name__}: {error}")
 
 
@@ -44,7 +46,7 @@ def _torch() -> Check:
         import torchaudio
         import transformers
 
-        return f"torch {torch.__version__}, torchaudio {torchaudio.__version__}, transformers {transformers.__version__}"
+        return ", ".join(f"{m.__name__} {m.__version__}" for m in (torch, torchaudio, transformers))
 
     return _guard("torch and torchaudio (both must be 2.11)", look)
 
@@ -66,12 +68,20 @@ def _op() -> Check:
 
 
 def _device() -> Check:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Check("device", "missing", f"{type(error).__name__}: {error}")
     if not torch.cuda.is_available():
-        return Check("device", "note", f"no CUDA device; CPU with {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+        return Check(
+            "device",
+            "note",
+            f"no CUDA device; CPU with {os.cpu_count()} cores",
+        )
     p = torch.cuda.get_device_properties(0)
-    return Check("device", "ok", f"{torch.cuda.device_count()} x {p.name}, {p.total_memory / 2**30:.0f} GiB")
+    return Check(
+        "device", "ok", f"{torch.cuda.device_count()} x {p.name}, {p.total_memory / 2**30:.0f} GiB"
+    )
 
 
 def _audio() -> Check:
@@ -81,7 +91,9 @@ def _audio() -> Check:
         wanted = ("WAV", "FLAC", "OGG", "MP3")
         missing = [f for f in wanted if f not in soundfile.available_formats()]
         if missing:
-            raise RuntimeError(f"libsndfile {soundfile.__libsndfile_version__} cannot read {', '.join(missing)}")
+            raise RuntimeError(
+                f"libsndfile {soundfile.__libsndfile_version__} cannot read {', '.join(missing)}"
+            )
         return f"libsndfile {soundfile.__libsndfile_version__} reads {', '.join(wanted)}"
 
     return _guard("audio codecs", look)
@@ -125,4 +137,8 @@ def _estimate(recipe: str) -> Check:
         model = Wav2Vec2ForPreTraining(new_config(**config.encoder.model_dump()))
     n = sum(p.numel() for p in model.parameters())
     # Weights, gradients and two AdamW moments, 4 bytes each.
-    return Check("recipe", "note", f"pretrain of {recipe}: {n:,} parameters, {16 * n / 2**30:.2f} GiB before activations")
+    return Check(
+        "recipe",
+        "note",
+        f"pretrain of {recipe}: {n:,} parameters, {16 * n / 2**30:.2f} GiB before activations",
+    )

@@ -52,10 +52,12 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
         InputError: neither or both are given, ids do not match, or the data lacks a task.
     """
     if (config.model is None) == (config.predictions is None):
-        raise InputError("eval needs either a model or a predictions file, and not both; pass --model or --predictions.")
+        raise InputError(
+            "eval needs either a model or a predictions file, and not both; pass --model or --predictions."
+        )
     tasks = TASKS if config.task == "slu" else (config.task,)
     references = _select(config, tasks)
-    config.out.mkdir(parents=True, exist_ok=True)
+    _claim(config.out)
     shuffled: list[Prediction] | None = None
     rejected: list[Rejected] = []
     if config.predictions is not None:
@@ -70,6 +72,18 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
     return EvalResult(config.out, report)
 
 
+def _claim(out: Path) -> None:
+    """Makes the report directory; an earlier report there is replaced, anything else is left alone."""
+    ours = {"report.json", PREDICTIONS}
+    if out.exists() and (
+        not out.is_dir() or (any(out.iterdir()) and not any((out / n).exists() for n in ours))
+    ):
+        raise InputError(
+            f"{out} must be new or hold an earlier report, but holds other files; choose another --out."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+
+
 def _select(config: EvalConfig, tasks: Sequence[str]) -> list[Utterance]:
     manifest, _ = scan([config.data], split=config.split)
     column = manifest.table.column("task").to_pylist()
@@ -77,10 +91,14 @@ def _select(config: EvalConfig, tasks: Sequence[str]) -> list[Utterance]:
     for task in tasks:
         rows = [i for i, t in enumerate(column) if t == task]
         if not rows:
-            raise InputError(f"{config.data} must have {config.split} rows of task {task}, but has none.")
+            raise InputError(
+                f"{config.data} must have {config.split} rows of task {task}, but has none."
+            )
         if config.limit is not None and config.limit < len(rows):
             # Evenly over the shard, which is ordered by source: a prefix would hold one intent only.
-            rows = [rows[i] for i in np.linspace(0, len(rows) - 1, config.limit).round().astype(int)]
+            rows = [
+                rows[i] for i in np.linspace(0, len(rows) - 1, config.limit).round().astype(int)
+            ]
         chosen += [manifest[i] for i in rows]
     return chosen
 
@@ -93,7 +111,9 @@ def _answer_all(
     assert config.model is not None  # noqa: S101 (checked by run; narrows the type)
     model, processor = load_speech_lm(resolve(config.model), llm=config.llm)
     model.to(_device(config.device))
-    predictions, rejected = _answer(config, model, processor, references, references, "eval", progress)
+    predictions, rejected = _answer(
+        config, model, processor, references, references, "eval", progress
+    )
     _write_predictions(config.out / PREDICTIONS, predictions)
     if not config.shuffled:
         return predictions, None, rejected
@@ -126,7 +146,9 @@ def shuffle_audio(utterances: Sequence[Utterance], seed: int) -> list[Utterance]
         for i in rows:
             others = [k for k in rows if utterances[k].source_id != utterances[i].source_id]
             if not others:
-                raise InputError(f"Audio of task {task} cannot be shuffled: all rows have one source; pass --no-shuffled.")
+                raise InputError(
+                    f"Audio of task {task} cannot be shuffled: all rows have one source; pass --no-shuffled."
+                )
             out[i] = utterances[others[int(rng.integers(len(others)))]]
     return out
 
@@ -169,7 +191,9 @@ def _answer(
                 )
                 seconds = (time.perf_counter() - began) / len(asked)
                 predictions += [
-                    Prediction(u.id, u.task or "asr", text, stopped, h.duration_s, round(seconds, 4))
+                    Prediction(
+                        u.id, u.task or "asr", text, stopped, h.duration_s, round(seconds, 4)
+                    )
                     for u, h, (text, stopped) in zip(asked, batch.utterances, answers, strict=True)
                 ]
             advance(len(rows))
@@ -192,7 +216,9 @@ def read_predictions(path: Path) -> list[Prediction]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} must be a JSONL file of predictions in UTF-8, but cannot be read: {error}.") from error
+        raise InputError(
+            f"{path} must be a JSONL file of predictions in UTF-8, but cannot be read: {error}."
+        ) from error
     predictions = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -200,13 +226,23 @@ def read_predictions(path: Path) -> list[Prediction]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number} must be a JSON object, but is not: {error}.") from error
+            raise InputError(
+                f"{path}:{number} must be a JSON object, but is not: {error}."
+            ) from error
         for name in ("id", "task", "text"):
             if not isinstance(row, dict) or not isinstance(row.get(name), str):
-                raise InputError(f"{path}:{number} must have the text field {name!r}, but it is missing or no text.")
+                raise InputError(
+                    f"{path}:{number} must have the text field {name!r}, but it is missing or no text."
+                )
         predictions.append(
-            Prediction(row["id"], row["task"], row["text"], bool(row.get("stopped", True)),
-                       float(row.get("audio_s", 0)), float(row.get("seconds", 0)))
+            Prediction(
+                row["id"],
+                row["task"],
+                row["text"],
+                bool(row.get("stopped", True)),
+                float(row.get("audio_s", 0)),
+                float(row.get("seconds", 0)),
+            )
         )
     return predictions
 
@@ -231,13 +267,20 @@ def _report(
 
     def scores(answers: Sequence[Prediction]) -> tuple[TaskScores, ...]:
         return score_tasks(
-            references, answers, closed_set=closed_set, spoken=spoken, seed=config.seed, draws=config.draws
+            references,
+            answers,
+            closed_set=closed_set,
+            spoken=spoken,
+            seed=config.seed,
+            draws=config.draws,
         )
 
     tasks = scores(predictions)
     worst = worst_examples(tasks, EXAMPLES)
     by_id = {u.id: u for u in utterances}
-    audio = {e.id: read_audio(by_id[e.id].audio) for e in worst if by_id[e.id].audio.row is not None}
+    audio = {
+        e.id: read_audio(by_id[e.id].audio) for e in worst if by_id[e.id].audio.row is not None
+    }
     answered_s = sum(p.seconds for p in predictions)
     trainable = all(u.trainable for u in utterances)
     return Report(
@@ -249,7 +292,9 @@ def _report(
         normalizer=NORMALIZER,
         normalizer_sha256=normalizer_sha256(),
         seed=config.seed,
-        versions={n: version(n) for n in ("thaitool", "torch", "transformers", "pythainlp", "jiwer")},
+        versions={
+            n: version(n) for n in ("thaitool", "torch", "transformers", "pythainlp", "jiwer")
+        },
         settings={
             "split": config.split,
             "utterances": len(utterances),
@@ -265,15 +310,23 @@ def _report(
         },
         examples=worst_examples(tasks, EXAMPLES, audio),
         curves=_curves(config.model) if config.model else {},
-        notes=() if trainable else ("The test speech is synthetic (embedded voices, trainable: false): figures show that"
-                                    " the pipeline learns, not how well it understands people.",),
+        notes=()
+        if trainable
+        else (
+            "The test speech is synthetic (embedded voices, trainable: false): figures show that"
+            " the pipeline learns, not how well it understands people.",
+        ),
     )
 
 
 def _closed_set(config: EvalConfig) -> tuple[str, ...]:
     """Every intent label of the data set, all splits: a label that the test lacks may still be answered."""
     manifest: Manifest = scan([config.data])[0]
-    pairs = zip(manifest.table.column("task").to_pylist(), manifest.table.column("label").to_pylist(), strict=True)
+    pairs = zip(
+        manifest.table.column("task").to_pylist(),
+        manifest.table.column("label").to_pylist(),
+        strict=True,
+    )
     return tuple(sorted({label for task, label in pairs if task == "ic"}))
 
 

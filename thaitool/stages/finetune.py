@@ -90,12 +90,16 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
     require_trainable(train_set, allowed=config.allow_untrainable)
     accelerator = make_accelerator(config.train)
     fingerprint = {
-        "config": config.model_dump(mode="json", exclude={"out": True, "llm": True, "train": {"workers", "keep"}}),
+        "config": config.model_dump(
+            mode="json", exclude={"out": True, "llm": True, "train": {"workers", "keep"}}
+        ),
         "manifest": train_set.digest(),
         "model": weights_sha256(model_path),
         "llm": base["sha256"],
     }
-    out = open_run(config.out, fingerprint, dump(config, "finetune"), main=accelerator.is_main_process)
+    out = open_run(
+        config.out, fingerprint, dump(config, "finetune"), main=accelerator.is_main_process
+    )
     if accelerator.is_main_process:
         write_manifest(train_set, config.out / "manifest.arrow")
         append_quarantine(config.out / "quarantine.jsonl", [*rejected, *dev_rejected])

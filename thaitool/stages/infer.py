@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from thaitool.audio.decode import BadAudio, probe
 from thaitool.config import InferConfig
 from thaitool.data.loader import collate
+from thaitool.errors import EnvironmentProblem
 from thaitool.models.checkpoint import load_speech_lm
 from thaitool.models.generate import answer
 from thaitool.records import AudioRef, Progress, Utterance, silent
@@ -38,11 +39,16 @@ def run(config: InferConfig, progress: Progress = silent) -> Iterator[Answer]:
 
     Raises:
         InputError: the model directory is none, or its LLM is not where it was.
+        EnvironmentProblem: CUDA was asked for and there is none.
     """
     import torch
 
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise EnvironmentProblem(
+            "device: cuda was asked for, but torch finds no CUDA device; use device: cpu."
+        )
     model, processor = load_speech_lm(resolve(config.model), llm=config.llm)
-    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     model.to("cuda" if cuda else "cpu")
     prompt = config.prompt if config.prompt is not None else task_prompt(config.task)
     with progress("infer", len(config.audio)) as advance:
@@ -70,7 +76,12 @@ def run(config: InferConfig, progress: Progress = silent) -> Iterator[Answer]:
                 elif utterance.id in said:
                     text, stopped = said[utterance.id]
                     yield Answer(
-                        utterance.audio.path, config.task, text, stopped, round(utterance.duration_s, 3), seconds
+                        utterance.audio.path,
+                        config.task,
+                        text,
+                        stopped,
+                        round(utterance.duration_s, 3),
+                        seconds,
                     )
                 else:
                     yield Answer(

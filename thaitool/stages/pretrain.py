@@ -1,4 +1,4 @@
-"""Unlabelled audio to a wav2vec 2.0 encoder, new or continued (arXiv:2509.14804, XLSR-Thai). Does not align or classify."""
+"""Unlabelled audio to a wav2vec 2.0 encoder, new or continued (arXiv:2509.14804, XLSR-Thai). Needs no text."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def run(config: PretrainConfig, progress: Progress = silent) -> PretrainResult:
     train_set, dev_set = hold_out(manifest, config.dev_share)
     init = resolve(config.init) if config.init else None
     fingerprint = {
-        "config": config.model_dump(mode="json", exclude={"out": True, "train": {"workers", "keep"}}),
+        "config": config.model_dump(
+            mode="json", exclude={"out": True, "train": {"workers", "keep"}}
+        ),
         "manifest": manifest.digest(),
         "init": weights_sha256(init) if init else None,
     }
@@ -94,8 +96,10 @@ def run(config: PretrainConfig, progress: Progress = silent) -> PretrainResult:
         write_manifest(manifest, config.out / "manifest.arrow")
         append_quarantine(config.out / "quarantine.jsonl", rejected)
     torch.manual_seed(config.train.seed)
-    model = load_pretraining(init) if init else Wav2Vec2ForPreTraining(
-        new_config(**config.encoder.model_dump())
+    model = (
+        load_pretraining(init)
+        if init
+        else Wav2Vec2ForPreTraining(new_config(**config.encoder.model_dump()))
     )
     objective = _Objective(model, config.gumbel_start, config.gumbel_end)
 
@@ -106,7 +110,13 @@ def run(config: PretrainConfig, progress: Progress = silent) -> PretrainResult:
     training = train(
         Task(
             objective,
-            [{"name": "encoder", "params": list(model.parameters()), "lr": config.train.learning_rate}],
+            [
+                {
+                    "name": "encoder",
+                    "params": list(model.parameters()),
+                    "lr": config.train.learning_rate,
+                }
+            ],
             evaluate=lambda: _evaluate(objective, dev_set, config.train.batch_s),
             save=save,
         ),
@@ -133,7 +143,10 @@ def hold_out(manifest: Manifest, share: float) -> tuple[Manifest, Manifest]:
         InputError: there is one speaker or source only, so that nothing can be held out.
     """
     speakers = manifest.table.column("speaker").to_pylist()
-    groups = [s or i for s, i in zip(speakers, manifest.table.column("source_id").to_pylist(), strict=True)]
+    groups = [
+        s or i
+        for s, i in zip(speakers, manifest.table.column("source_id").to_pylist(), strict=True)
+    ]
     # By rank of a hash, not by its value: a small set must still hold out at least one group.
     ranked = sorted(set(groups), key=lambda g: zlib.crc32(str(g).encode()))
     if share > 0 and len(ranked) < 2:

@@ -55,10 +55,12 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
     """
     for name, value, known in (("llm", config.llm, "embedded:"), ("tts", config.tts, "espeak:")):
         if value != known:
-            raise ConfigError(f"The {name} backend must be {known} in this version, but is {value!r}.")
+            raise ConfigError(
+                f"The {name} backend must be {known} in this version, but is {value!r}."
+            )
     source = read_source(config.source)
     translator = open_translator(config.translator, seed=config.seed)
-    fingerprint = {
+    fingerprint: dict[str, object] = {
         "config": config.model_dump(mode="json", exclude={"out", "source"}),
         "source_sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
         "translator": translator.name,
@@ -87,14 +89,19 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
             tuple(sorted(Counter(r.reason for r in rejected).items())),
             *(tuple(v.name for v in voices) for voices in (cast.train, cast.dev, cast.test)),
         )
-        write_json(path / CARD, {"fingerprint": fingerprint, "intents": translator.memory.intents, **asdict(result)})
+        write_json(
+            path / CARD,
+            {"fingerprint": fingerprint, "intents": translator.memory.intents, **asdict(result)},
+        )
     return result
 
 
 def _existing(out: Path, fingerprint: dict[str, object]) -> SynthResult:
     card_file = out / CARD
     if not card_file.is_file():
-        raise InputError(f"{out} must be new, but exists and holds no data set of thaitool; choose another --out.")
+        raise InputError(
+            f"{out} must be new, but exists and holds no data set of thaitool; choose another --out."
+        )
     card = json.loads(card_file.read_text("utf-8"))
     if card["fingerprint"] != json.loads(json.dumps(fingerprint)):
         raise InputError(
@@ -127,6 +134,7 @@ def _rows(
                 intent_th=intent_th,
                 split=split,
                 voices=cast.of(split),
+                speed=config.speed,
                 seed=config.seed,
                 trainable=config.trainable,
             )
@@ -158,16 +166,24 @@ class _Writer:
 
     def _write(self, key: tuple[str, str]) -> None:
         task, split = key
-        write_shard(self.root / task / split / f"{split}-{self.shards[key]:05d}.parquet", self.waiting.pop(key))
+        write_shard(
+            self.root / task / split / f"{split}-{self.shards[key]:05d}.parquet",
+            self.waiting.pop(key),
+        )
         self.shards[key] += 1
 
     def flush(self) -> None:
         for key in list(self.waiting):
             self._write(key)
         if not self.provenance:
-            raise InputError("No row could be made of the source; every one was rejected, see the reasons in the message"
-                             " of a smaller run with --set max_rejected_share=1.")
+            raise InputError(
+                "No row could be made of the source; every one was rejected, see the reasons in the message"
+                " of a smaller run with --set max_rejected_share=1."
+            )
         write_provenance(self.root / "provenance" / "part-00000.parquet", self.provenance)
 
     def counts(self) -> tuple[tuple[str, str, int, float], ...]:
-        return tuple((t, s, n, round(self.seconds[t, s] / 3600, 4)) for (t, s), n in sorted(self.rows.items()))
+        return tuple(
+            (t, s, n, round(self.seconds[t, s] / 3600, 4))
+            for (t, s), n in sorted(self.rows.items())
+        )

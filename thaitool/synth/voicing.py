@@ -1,4 +1,4 @@
-"""Labelled Thai sentences to rows with speech: who speaks, how, and the gates a recording must pass. Writes no files."""
+"""Labelled Thai sentences to rows with speech: who speaks, how, and the gates to pass. Writes no files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thaitool.audio.decode import encode_flac
+from thaitool.audio.decode import SAMPLE_RATE_HZ, encode_flac
 from thaitool.data.shards import Provenance, ThaiSupRow
 from thaitool.errors import ConfigError, InputError
 from thaitool.records import Rejected
 from thaitool.synth.draws import draw, pick
-from thaitool.synth.espeak import SAMPLE_RATE_HZ, VOICES, Voice, speak
+from thaitool.synth.espeak import VOICES, Voice, speak
 from thaitool.synth.labels import label_for
 from thaitool.text.prompts import task_prompt
 from thaitool.text.spoken import spoken_form
@@ -46,7 +46,9 @@ def cast_voices(*, dev: int, test: int, seed: int) -> Cast:
         ConfigError: no speaker would be left for training.
     """
     if dev + test >= len(VOICES):
-        raise ConfigError(f"There are {len(VOICES)} voices; dev_voices + test_voices must leave one for training.")
+        raise ConfigError(
+            f"There are {len(VOICES)} voices; dev_voices + test_voices must leave one for training."
+        )
     order = sorted(VOICES, key=lambda v: draw(seed, "voice", v.name))
     return Cast(tuple(order[dev + test :]), tuple(order[test : dev + test]), tuple(order[:test]))
 
@@ -59,11 +61,14 @@ def voice_row(
     intent_th: str | None,
     split: str,
     voices: Sequence[Voice],
+    speed: float,
     seed: int,
     trainable: bool,
 ) -> tuple[ThaiSupRow, Provenance] | Rejected:
     """Speaks one rendering for one task, or says why not (no label, unspeakable, a gate)."""
-    digest = hashlib.sha1(f"{row.corpus}/{row.source_id}".encode(), usedforsecurity=False).hexdigest()[:12]
+    digest = hashlib.sha1(
+        f"{row.corpus}/{row.source_id}".encode(), usedforsecurity=False
+    ).hexdigest()[:12]
     data_id = f"{task.upper()}-{digest}-{row.variant:02d}"
     label = label_for(task, rendering, intent_th)
     if label is None:
@@ -72,16 +77,18 @@ def voice_row(
     if lost:
         return Rejected(data_id, "label_lost", f"{lost[0]!r} is not in {rendering.text_th!r}")
     voice = pick(voices, seed, data_id, "voice")
-    speed = 0.9 + 0.2 * (draw(seed, data_id, "speed") % 1000) / 1000
+    varied = speed * (0.9 + 0.2 * (draw(seed, data_id, "speed") % 1000) / 1000)
     pitch_shift = draw(seed, data_id, "pitch") % 4 - 2
     spoken = spoken_form(rendering.text_th)
     try:
-        speech = speak(spoken, voice, speed=speed, pitch_shift=pitch_shift)
+        speech = speak(spoken, voice, speed=varied, pitch_shift=pitch_shift)
     except InputError as error:
         return Rejected(data_id, "unspeakable", str(error))
     rate = len(spoken.replace(" ", "")) / speech.duration_s
     if not MIN_CHARS_PER_S <= rate <= MAX_CHARS_PER_S:
-        return Rejected(data_id, "speech_rate", f"{rate:.1f} characters per second in {rendering.text_th!r}")
+        return Rejected(
+            data_id, "speech_rate", f"{rate:.1f} characters per second in {rendering.text_th!r}"
+        )
     public = ThaiSupRow(
         task_id=task.upper(),
         task_prompt=task_prompt(task),

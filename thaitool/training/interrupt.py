@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: note them, let the loop finish its update and write a checkpoint. Ends nothing."""
+"""SIGINT and SIGTERM in training: noted, so that the loop can finish its update and write a checkpoint."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from thaitool.data.loader import Batch, batches
 from thaitool.data.manifest import append_quarantine, check_share
-from thaitool.errors import Interrupted, TrainingFailed
+from thaitool.errors import EnvironmentProblem, Interrupted, TrainingFailed
 from thaitool.files import write_json, writing_directory
 from thaitool.training.interrupt import noting_signals
 from thaitool.training.run_dir import RESULT, RunDir
@@ -46,7 +46,8 @@ class Step:
     share: float
     """`update` as a share of the planned updates."""
     seed: int
-    """Seed of this micro-batch, from (run seed, update, micro-batch, process)."""
+    """Seed of this micro-batch, from the run's seed and the batch's number in the plan, so that the same batches split
+    over more processes draw the same masks and dropout."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def make_accelerator(config: Training) -> Accelerator:
     """Accelerate with our precision and device; reads the environment of `accelerate launch`."""
     use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingFailed("device: cuda was asked for, but torch finds no CUDA device; use device: cpu.")
+        raise EnvironmentProblem(
+            "device: cuda was asked for, but torch finds no CUDA device; use device: cpu."
+        )
     return Accelerator(cpu=use_cpu, mixed_precision=config.mixed_precision)
 
 
@@ -139,7 +142,10 @@ def train(
     """
     loop = _Loop(task, manifest, plan, config, run, accelerator, crop_s)
     resumed_from = loop.resume()
-    with noting_signals() as received, progress(description, config.updates, resumed_from) as advance:
+    with (
+        noting_signals() as received,
+        progress(description, config.updates, resumed_from) as advance,
+    ):
         for row in loop.updates():
             advance(1, f"loss {row['loss']:.3f}")
             if loop.anyone(received.number is not None):
@@ -155,7 +161,9 @@ def train(
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """Parameters that are trained, and all buffers; frozen weights are not copied into every checkpoint."""
-    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    frozen = {
+        name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad
+    }
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
 
@@ -175,7 +183,9 @@ class _Loop:
         self.task, self.manifest, self.plan, self.config = task, manifest, plan, config
         self.run, self.accelerator, self.crop_s = run, accelerator, crop_s
         groups = [{**g, "peak": g["lr"]} for g in task.groups]
-        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.98), eps=1e-6)
+        optimizer = torch.optim.AdamW(
+            groups, weight_decay=config.weight_decay, betas=(0.9, 0.98), eps=1e-6
+        )
         self.objective, self.optimizer = accelerator.prepare(task.objective, optimizer)
         self.done = Done()
         self.metrics: dict[str, float] = {}
@@ -196,16 +206,21 @@ class _Loop:
         """Loads the newest checkpoint, if there is one; returns its update."""
         update = self.run.last_update
         if update:
-            state = torch.load(self.run.checkpoint(update) / STATE, map_location="cpu", weights_only=True)
+            state = torch.load(
+                self.run.checkpoint(update) / STATE, map_location="cpu", weights_only=True
+            )
             objective = self.accelerator.unwrap_model(self.objective)
             objective.load_state_dict(state["trained"], strict=False)
             if sorted(state["trained"]) != sorted(trained_state(objective)):
-                raise TrainingFailed(f"{self.run.checkpoint(update)} holds other weights than this run trains.")
+                raise TrainingFailed(
+                    f"{self.run.checkpoint(update)} holds other weights than this run trains."
+                )
             self.optimizer.load_state_dict(state["optimizer"])
             self.done = Done(**state["done"])
             self.metrics = state["metrics"]
         if self.accelerator.is_main_process:
             self.run.forget_after(update)
+            self._point()
         return update
 
     def updates(self) -> Any:
@@ -241,8 +256,7 @@ class _Loop:
             self._account(batch)
             if not batch.utterances:
                 self._refuse_empty(batch)
-            rank = self.accelerator.process_index
-            seed = zlib.crc32(f"{self.config.seed}/{update}/{micro}/{rank}".encode())
+            seed = zlib.crc32(f"{self.config.seed}/{batch.cursor}".encode())
             torch.manual_seed(seed)
             step = Step(update, update / self.config.updates, seed)
             sync = micro + 1 == self.config.accumulation
@@ -283,7 +297,9 @@ class _Loop:
                 p.grad.mul_(world / everyone)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not math.isfinite(norm):
-            raise TrainingFailed(f"The gradient norm of update {update + 1} is {norm}; the last checkpoint is intact.")
+            raise TrainingFailed(
+                f"The gradient norm of update {update + 1} is {norm}; the last checkpoint is intact."
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * learning_rate_share(update, self.config)
         self.optimizer.step()
@@ -330,17 +346,23 @@ class _Loop:
                         "done": asdict(self.done),
                         "metrics": self.metrics,
                     }
-                    torch.save(state, temporary / STATE)
-            self.run.point("last", update)
-            if self.task.better and self.done.best_update == update:
-                self.run.point("best", update)
+                    # To a file object: of a path, torch does not say that the disk is full.
+                    with (temporary / STATE).open("wb") as file:
+                        torch.save(state, file)
+            self._point()
             self.run.prune(self.config.keep)
         self.accelerator.wait_for_everyone()
+
+    def _point(self) -> None:
+        """`last` and `best`; again after a resume, as a run may be killed between a checkpoint and its names."""
+        for link, update in (("last", self.done.updates), ("best", self.done.best_update)):
+            if update and self.run.checkpoint(update).exists():
+                self.run.point(link, update)
 
     def finish(self, resumed_from: int) -> TrainingResult:
         """Compares planned with done and writes `result.json`."""
         n_batches = self.config.updates * self.config.accumulation
-        planned = {"updates": self.config.updates, "batches": n_batches}
+        planned: dict[str, float] = {"updates": self.config.updates, "batches": n_batches}
         done = asdict(self.done)
         # Of one process: with several, each takes its share of the plan.
         n_per_epoch = self.plan.batches_per_epoch
@@ -354,4 +376,3 @@ class _Loop:
         if self.accelerator.is_main_process:
             write_json(self.run.path / RESULT, asdict(result))
         return result
-

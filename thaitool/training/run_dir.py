@@ -16,6 +16,7 @@ from typing import Any
 
 from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained, write_json
+from thaitool.models.hub import locate
 
 RUN = "run.json"
 RESULT = "result.json"
@@ -69,19 +70,24 @@ class RunDir:
             file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of `metrics.jsonl`."""
+        """All lines of `metrics.jsonl`, without one that a full disk or a kill cut short."""
         file = self.path / METRICS
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        whole = file.read_text().rpartition("\n")[0] if file.exists() else ""
+        return [json.loads(line) for line in whole.splitlines()]
 
     def forget_after(self, update: int) -> None:
-        """Drops metrics of updates that are about to be made again."""
+        """Drops what a killed run left: half a checkpoint, metrics of updates that are about to be made again."""
+        for half in self.path.glob(".checkpoint-*.tmp"):
+            shutil.rmtree(half)
         rows = [row for row in self.metrics() if row["update"] <= update]
         temporary = self.path / f".{METRICS}.tmp"
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         temporary.replace(self.path / METRICS)
 
 
-def open_run(path: Path, fingerprint: dict[str, Any], config_yaml: str, *, main: bool = True) -> RunDir:
+def open_run(
+    path: Path, fingerprint: dict[str, Any], config_yaml: str, *, main: bool = True
+) -> RunDir:
     """Claims `path` for a run, or returns to it if it is the same run.
 
     Args:
@@ -104,15 +110,24 @@ def open_run(path: Path, fingerprint: dict[str, Any], config_yaml: str, *, main:
                 "Choose another --out, or delete the directory."
             )
         return RunDir(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} must be new or the directory of the same run, but holds other files.")
+    # A run killed while it claimed the directory has left at most a temporary file.
+    if path.exists() and not (path.is_dir() and all(p.suffix == ".tmp" for p in path.iterdir())):
+        raise InputError(
+            f"{path} must be new or the directory of the same run, but holds other files."
+        )
     if main:
         with disk_full_is_explained(path):
             path.mkdir(parents=True, exist_ok=True)
-            (path / "config.yaml").write_text(config_yaml, "utf-8")
-        machine = {"python": platform.python_version(), "machine": platform.platform(), "cores": os.cpu_count()}
+        machine = {
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "cores": os.cpu_count(),
+        }
         versions = {name: version(name) for name in _PACKAGES}
+        # First of all files: from here on the directory belongs to this run.
         write_json(file, {"fingerprint": fingerprint, "versions": versions, "machine": machine})
+        with disk_full_is_explained(path):
+            (path / "config.yaml").write_text(config_yaml, "utf-8")
     return RunDir(path)
 
 
@@ -128,13 +143,12 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 
 
 def resolve(path: Path) -> Path:
-    """The checkpoint that a run directory stands for: `best`, else `last`, else the directory itself.
+    """The checkpoint that a run directory stands for: `best`, else `last`, else the directory (or hub model) itself.
 
     Raises:
         InputError: nothing is there, or the run has not written a checkpoint yet.
     """
-    if not path.exists():
-        raise InputError(f"{path} must be a model or run directory, but does not exist.")
+    path = locate(path)
     for link in ("best", "last"):
         if (path / link).exists():
             return (path / link).resolve()

@@ -1,0 +1,51 @@
+# Every target sets up what it needs. `make` alone explains.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(CURDIR)/$(VENV)/bin
+STAMP  := $(VENV)/.installed
+CONSTRAINTS := .ci/constraints.txt
+OP_SOURCES := $(wildcard thaitool/ops/csrc/*) thaitool/ops/build.py
+
+.PHONY: help setup demo test check fix bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup: $(STAMP)  ## make .venv once: torch, the package and its C++ op (3 to 6 minutes, 5 GB)
+
+$(STAMP): pyproject.toml $(CONSTRAINTS) $(OP_SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "thaitool needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version); pass PYTHON=..." >&2; exit 1; }
+	@echo "setup: making $(VENV); about 5 GB, most of it torch with CUDA; 3 to 6 minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: 1/3 build tools and torch"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) "setuptools>=77,<82" wheel ninja "torch==2.11.*" "torchaudio==2.11.*"
+	@echo "setup: 2/3 dependencies, and the C++ op compiled for this machine"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
+	@echo "setup: 3/3 looking at the machine"
+	@$(BIN)/thaitool doctor
+	@touch $(STAMP)
+
+demo: setup  ## all six stages on the example, offline, in about ten minutes on two cores
+	@$(MAKE) --no-print-directory -C examples demo THAITOOL=$(BIN)/thaitool PYTHON=$(BIN)/python
+
+test: setup  ## the tests
+	@$(BIN)/python -m pytest -m "not slow"
+
+check: setup  ## format, lint, types, import contract
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+fix: setup  ## format, and repair what ruff can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup  ## slow tests; benchmarks join them as stages get fast
+	@$(BIN)/python -m pytest -m slow
+
+clean:  ## remove the environment, build products and the demo's output
+	rm -rf $(VENV) build dist *.egg-info thaitool/ops/*.so examples/work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,76 @@
+"""The README is executed: its commands parse, its help blocks are what the program prints, its files exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+#: ```console blocks: lines that begin with `$ ` are commands, the others what they print.
+BLOCKS = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line[2:] for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
+THAITOOL = [c for c in COMMANDS if c.startswith("thaitool ")]
+STAGES = {"pretrain", "synth", "align", "finetune", "eval", "infer"}
+
+
+def run(*arguments: str) -> str:
+    """Standard output of the command line, 80 columns wide, without colour."""
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "thaitool", *arguments], capture_output=True, text=True, env=environment, check=True
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def test_readme_has_a_real_command_for_every_stage() -> None:
+    assert {c.split()[1] for c in THAITOOL} >= STAGES | {"doctor", "--help"}
+    assert len(THAITOOL) >= 9
+
+
+@pytest.mark.parametrize("command", [c for c in THAITOOL if c.split()[1] in STAGES])
+def test_command_parses(command: str) -> None:
+    from typer.main import get_command
+
+    from thaitool.cli.main import app
+
+    words = shlex.split(command.split(" < ")[0].split(" | ")[0])[1:]
+    group = get_command(app)
+    stage = group.commands[words[0]]  # type: ignore[attr-defined]
+    # Raises UsageError for an unknown option, a missing value or a wrong type.
+    context = stage.make_context(words[0], words[1:])
+    assert {name for name, value in context.params.items() if value}
+
+
+def test_help_block_is_what_the_program_prints() -> None:
+    block = next(b for b in BLOCKS if b.startswith("$ thaitool --help"))
+    printed = "\n".join(line.rstrip() for line in block.splitlines()[1:]).strip()
+    assert printed == run("--help")
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_file_tree_names_what_exists() -> None:
+    tree = re.search(r"```text\n(thaitool/\n.*?)```", README, flags=re.DOTALL)
+    assert tree is not None
+    paths, folders = [], []
+    for line in tree[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = line.split("  ")[depth if depth else 0].strip() if line.strip() else ""
+        name = line.strip().split()[0]
+        folders = [*folders[:depth], name]
+        paths.append(Path(*folders))
+        assert names is not None
+    assert len(paths) >= 20
+    assert [p for p in paths if not (ROOT / p).exists()] == []

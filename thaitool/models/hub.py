@@ -1,0 +1,39 @@
+"""Where a model lies: a directory, or a hub id that is fetched once into the Hugging Face cache. Loads nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from thaitool.errors import InputError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: Weights, configuration and tokenizer; not the other frameworks' copies that many repositories also hold.
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "pytorch_model.bin"]
+
+
+def locate(model: Path) -> Path:
+    """The directory of a model.
+
+    Args:
+        model: A directory, or a hub id such as facebook/wav2vec2-xls-r-300m. `runs/x` counts as a directory that is
+            missing, and not as a hub id, where a folder `runs` exists.
+
+    Raises:
+        InputError: there is no such directory, and the hub does not have it or cannot be reached.
+    """
+    if model.exists():
+        return model
+    name = model.as_posix()
+    if not _HUB_ID.fullmatch(name) or model.parent.exists():
+        raise InputError(f"{model} must be a model or run directory, but does not exist.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"{name} must be a model directory or a hub id, but there is no such directory, and the hub gave:"
+            f" {type(error).__name__}: {error}"
+        ) from error
