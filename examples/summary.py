@@ -47,7 +47,7 @@ def learned(report: Report) -> list[str]:
         )
     if other.value >= ic.low:
         problems.append(
-            f"with shuffled audio accuracy is {other.value:.1%}: the audio is not what the answers come from"
+            f"with shuffled audio accuracy is {other.value:.1%}: the answers do not come from the audio"
         )
     return problems
 
@@ -75,9 +75,9 @@ def main() -> None:
         soft_wrap=True,
     )
     listing = ", ".join(f"{name} {s} s" for name, s in seconds.items())
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU used"
     console.print(
-        f"measured on {platform.machine()}, {os.cpu_count()} cores, no GPU used: {listing}; {sum(seconds.values())} s in all",
-        soft_wrap=True,
+        f"measured on {machine}: {listing}; {sum(seconds.values())} s in all", soft_wrap=True
     )
     console.print(f"report: {(args.work / 'report' / 'report.html').resolve()}", soft_wrap=True)
     problems = learned(report)

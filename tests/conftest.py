@@ -50,11 +50,11 @@ def tone() -> Tone:
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     """The program as a user starts it: a fresh interpreter, no terminal, an empty working directory."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     cwd = tmp_path / "cwd"
     cwd.mkdir()
 
     def run(*args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "thaitool", *args]
         return subprocess.run(
             command,

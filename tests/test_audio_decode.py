@@ -26,8 +26,9 @@ from thaitool.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Tone
     from numpy.typing import NDArray
+
+    from tests.conftest import Tone
 
 SHARED = Path(os.environ.get("THAITOOL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -55,7 +56,8 @@ def test_every_format_becomes_the_same_mono_tone(
     header = probe(path)
     assert (round(header.duration_s, 1), header.sample_rate_hz) == (0.5, rate_hz)
     samples = decode(str(path), "a")
-    assert (samples.dtype, samples.ndim) == (np.float32, 1)
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
     # An MP3 holds whole frames of 1,152 samples; everything else keeps its length.
     assert abs(len(samples) - 8_000) <= (1_152 if suffix == ".mp3" else 1)
     spectrum = np.abs(np.fft.rfft(samples))

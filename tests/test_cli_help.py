@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from thaitool.errors import ThaitoolError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Program
+    from tests.conftest import Program
 
 COMMANDS = ("pretrain", "synth", "align", "finetune", "eval", "infer", "doctor")
 HEAVY = (
@@ -46,6 +45,9 @@ def test_help_of_everything_exits_0_and_loads_nothing_heavy(tmp_path: Path) -> N
     program = f"""
 import contextlib, io, sys
 from thaitool.cli import main
+def loaded():
+    return sorted({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r}))
+print("imported:", *loaded())
 pages = {{}}
 for command in {("", *COMMANDS)!r}:
     sys.argv = ["thaitool", *command.split(), "--help"]
@@ -61,13 +63,15 @@ for command, (code, page) in pages.items():
 assert len(pages) == {len(COMMANDS) + 1}, pages
 for command in {COMMANDS!r}:
     assert command in pages[""][1], command
-loaded = sorted({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r}))
-print("loaded", loaded)
+print("helped:", *loaded())
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
     )
-    assert (done.stdout, done.stderr, done.returncode) == ("loaded []\n", "", 0)
+    assert (done.stderr, done.returncode) == ("", 0)
+    # typer loads pydantic itself to print a help page, also that of a bare program.
+    assert done.stdout.replace(" pydantic", "") == "imported:\nhelped:\n"
+    assert "imported:\n" in done.stdout
 
 
 def test_no_arguments_print_the_help_and_exit_2(program: Program) -> None:
@@ -99,14 +103,23 @@ def test_the_installed_program_is_the_module() -> None:
     assert [(e.name, e.value) for e in entries] == [("thaitool", "thaitool.cli.main:main")]
 
 
-@pytest.mark.parametrize(
-    ("shell", "phrase"), [("bash", "complete -o default -F"), ("zsh", "#compdef")]
-)
-def test_a_completion_script_is_printed(program: Program, shell: str, phrase: str) -> None:
-    done = program("--show-completion", shell)
+SHELLS = {
+    "bash": "complete -o default -F",
+    "zsh": "#compdef thaitool",
+    "fish": "complete --command",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_completion_script_is_printed(
+    program: Program, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    # What --show-completion prints, without its guess at the shell that runs the tests.
+    monkeypatch.setenv("_THAITOOL_COMPLETE", f"source_{shell}")
+    done = program()
     script = done.stdout.decode()
     assert done.returncode == 0
-    assert phrase in script
+    assert SHELLS[shell] in script
     # Also when it was started as `python -m thaitool`: the script is for the name that people type.
     assert f"_THAITOOL_COMPLETE=complete_{shell}" in script
     assert "python" not in script
@@ -116,14 +129,7 @@ def test_completion_completes(program: Program, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("_THAITOOL_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "thaitool infer --mo")
     monkeypatch.setenv("COMP_CWORD", "2")
-    completed = subprocess.run(
-        [sys.executable, "-m", "thaitool"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ,
-    )
-    assert completed.stdout.split() == ["--model"]
+    assert program().stdout.split() == [b"--model"]
 
 
 def best_of_5(*command: str) -> float:

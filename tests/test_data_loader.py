@@ -18,7 +18,7 @@ from thaitool.data.shards import ThaiSupRow, write_shard
 from thaitool.records import AudioRef, Rejected, Utterance
 
 if TYPE_CHECKING:
-    from conftest import Tone
+    from tests.conftest import Tone
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from thaitool.errors import InputError, QuarantineError
 from thaitool.records import AudioRef, Rejected, Utterance
 
 if TYPE_CHECKING:
-    from conftest import Tone
+    from tests.conftest import Tone
 
 
 def write_good(folder: Path, tone: Tone, *names: str) -> None:

@@ -29,7 +29,7 @@ from thaitool.records import AudioRef
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Tone
+    from tests.conftest import Tone
 
 #: From the data set card; written out, as a change of ours must not change what is compared with.
 PUBLISHED = [

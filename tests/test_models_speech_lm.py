@@ -210,7 +210,7 @@ def test_stopped_says_whether_the_answer_ended_by_itself(
     audio, lengths = tiny.ragged_audio(*LENGTHS)
 
     def generate(**inputs: Any) -> torch.Tensor:
-        said = [[300, 301, eos, 302], [300, 301, 302, 303], [eos, 1, 1, 1]]
+        said = [[100, 101, eos, 102], [100, 101, 102, 103], [eos, 1, 1, 1]]
         return torch.cat([inputs["input_ids"], torch.tensor(said)], 1)
 
     monkeypatch.setattr(made.model, "generate", generate)

@@ -24,7 +24,11 @@ def run(*arguments: str) -> str:
     """Standard output of the command line, 80 columns wide, without colour."""
     environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "thaitool", *arguments], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-m", "thaitool", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
     )
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
@@ -40,7 +44,7 @@ def test_command_parses(command: str) -> None:
 
     from thaitool.cli.main import app
 
-    words = shlex.split(command.split(" < ")[0].split(" | ")[0])[1:]
+    words = shlex.split(re.split(r" [<|] ", command, maxsplit=1)[0])[1:]
     group = get_command(app)
     stage = group.commands[words[0]]  # type: ignore[attr-defined]
     # Raises UsageError for an unknown option, a missing value or a wrong type.
@@ -67,10 +71,8 @@ def test_file_tree_names_what_exists() -> None:
     paths, folders = [], []
     for line in tree[1].splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
-        names = line.split("  ")[depth if depth else 0].strip() if line.strip() else ""
         name = line.strip().split()[0]
         folders = [*folders[:depth], name]
         paths.append(Path(*folders))
-        assert names is not None
     assert len(paths) >= 20
     assert [p for p in paths if not (ROOT / p).exists()] == []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -63,15 +63,14 @@ def encoder_directory(path: Path, seed: int = 0) -> Path:
 
 
 def llm_directory(path: Path, seed: int = 0, width: int = 32) -> Path:
-    """A byte-level tokenizer and an untrained Llama."""
+    """A tokenizer of characters and a few merges, and an untrained Llama."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    bpe.decoder = decoders.Fuse()
     special = [AddedToken(t, special=True, normalized=False) for t in SPECIAL]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = [chr(c) for c in (*range(0x0E01, 0x0E3B), *range(0x0E3F, 0x0E5C), *range(32, 127))]
     bpe.train_from_iterator(
         ["เปิดไฟ ปิดไฟ ตั้งปลุก ฟังเพลง"] * 4,
-        trainers.BpeTrainer(vocab_size=340, special_tokens=special, initial_alphabet=alphabet),
+        trainers.BpeTrainer(vocab_size=220, special_tokens=special, initial_alphabet=alphabet),
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,

@@ -99,14 +99,9 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:
-    """A two-column table on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    for name, value in rows:
-        table.add_row(name, value)
-    Console(soft_wrap=True).print(table)
+    """A two-column table on stdout; a long path is never cut or wrapped, as people copy it."""
+    width = max((len(name) for name, _ in rows), default=0)
+    say("\n".join([title, *(f"{name:<{width}}  {value}" for name, value in rows)]))
 
 
 def print_training(

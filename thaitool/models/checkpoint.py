@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from thaitool.errors import InputError
-from thaitool.models.encoder import feature_extractor, read_model_type
+from thaitool.models.encoder import damage_is_explained, feature_extractor, read_model_type
 from thaitool.models.processor import AUDIO_TOKEN, ThaiSpeechProcessor
 from thaitool.models.speech_lm import ThaiSpeechConfig, ThaiSpeechForConditionalGeneration
 
@@ -58,7 +58,7 @@ def load_embedding_table(llm: Path) -> Tensor:
     """
     read_model_type(llm)
     for file in sorted(llm.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as shard:
+        with damage_is_explained(file), safe_open(file, framework="pt") as shard:
             names = [n for n in shard.keys() if n.endswith("embed_tokens.weight")]  # noqa: SIM118
             if names:
                 table: Tensor = shard.get_tensor(names[0]).float()
@@ -165,7 +165,8 @@ def load_front_end(
     """Configuration, encoder, projector weights and processor of a checkpoint, without its LLM."""
     read_base(path)
     config = ThaiSpeechConfig.from_pretrained(path)
-    tensors = load_file(path / FRONT_END)
+    with damage_is_explained(path / FRONT_END):
+        tensors = load_file(path / FRONT_END)
     tower = AutoModel.from_config(config.audio_config)
     tower.load_state_dict(_part(tensors, "audio_tower."))
     processor = new_processor(config, load_tokenizer(path))
@@ -195,7 +196,8 @@ def load_speech_lm(
         )
     if processor.template_sha256() != base["template_sha256"]:
         raise InputError(f"The chat template of {path} differs from the one it was trained with.")
-    language_model = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
+    with damage_is_explained(llm_path):
+        language_model = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
     if (path / ADAPTER).is_dir():
         from peft import PeftModel
 

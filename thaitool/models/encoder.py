@@ -7,9 +7,11 @@ extractor with stable layer norm, and so do encoders made here, because it makes
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -21,7 +23,7 @@ from thaitool.audio.decode import SAMPLE_RATE_HZ
 from thaitool.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -131,6 +133,17 @@ def _require_wav2vec2(path: Path) -> None:
         )
 
 
+@contextmanager
+def damage_is_explained(path: Path) -> Iterator[None]:
+    """Turns the error of a cut or overwritten safetensors file into a sentence."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} must hold readable safetensors, but is damaged: {error}. Copy or make it again."
+        ) from error
+
+
 def load_pretraining(path: Path) -> Wav2Vec2ForPreTraining:
     """Encoder, quantizer and heads, all from weights.
 
@@ -138,7 +151,8 @@ def load_pretraining(path: Path) -> Wav2Vec2ForPreTraining:
         InputError: not a wav2vec 2.0 directory, or a weight is missing, which would otherwise start at random.
     """
     _require_wav2vec2(path)
-    model, report = Wav2Vec2ForPreTraining.from_pretrained(path, output_loading_info=True)
+    with damage_is_explained(path):
+        model, report = Wav2Vec2ForPreTraining.from_pretrained(path, output_loading_info=True)
     if report["missing_keys"]:
         raise InputError(
             f"{path} must hold full pretraining weights (encoder, quantizer, heads), but lacks"
@@ -159,7 +173,8 @@ def load_encoder(path: Path) -> Wav2Vec2Model:
         InputError: not a wav2vec 2.0 directory, or an encoder weight is missing.
     """
     _require_wav2vec2(path)
-    model, report = Wav2Vec2Model.from_pretrained(path, output_loading_info=True)
+    with damage_is_explained(path):
+        model, report = Wav2Vec2Model.from_pretrained(path, output_loading_info=True)
     if report["missing_keys"]:
         raise InputError(
             f"{path} must hold all encoder weights, but lacks {len(report['missing_keys'])}, e.g."

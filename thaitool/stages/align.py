@@ -308,7 +308,7 @@ def verdict(metrics: dict[str, float]) -> str:
     chance = 1 / max(1.0, metrics["transcripts"])
     found = f"one-frame tokens {share:.0%}, retrieval R@1 {r1:.0%} (chance {chance:.1%})"
     if share > 0.5 or r1 < 2 * chance:
-        return f"COLLAPSED or not aligned: {found}. Use the default losses (no --plain), more updates or larger batches."
+        return f"COLLAPSED or not aligned: {found}. Use the default losses (no --plain) or more updates."
     if share > 0.15:
         return f"partly aligned: {found}; tokens with few frames raise the first figure"
     return f"aligned: {found}"

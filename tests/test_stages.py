@@ -1,0 +1,392 @@
+"""All stages in a chain on twelve sentences, and evaluation of answers that are known to be right or wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from tests import tiny
+from thaitool.config import (
+    AlignConfig,
+    EvalConfig,
+    FinetuneConfig,
+    InferConfig,
+    PretrainConfig,
+    SynthConfig,
+)
+from thaitool.data.shards import read_audio, read_thai_sup
+from thaitool.errors import ConfigError, InputError, QuarantineError
+from thaitool.models.checkpoint import load_speech_lm
+from thaitool.records import TASKS, Utterance
+from thaitool.stages import align, evaluate, finetune, infer, pretrain, synth
+from thaitool.training.run_dir import RunDir, resolve
+
+
+def training(updates: int, **changes: Any) -> dict[str, Any]:
+    values = {
+        "updates": updates,
+        "batch_s": 20.0,
+        "learning_rate": 1e-3,
+        "eval_every": updates,
+        "save_every": updates,
+        "device": "cpu",
+    }
+    return {**values, **changes}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stages")
+
+
+@pytest.fixture(scope="module")
+def sup(base: Path) -> Path:
+    return tiny.thai_sup(base)
+
+
+@pytest.fixture(scope="module")
+def llm(base: Path) -> Path:
+    return tiny.llm_directory(base / "llm")
+
+
+@pytest.fixture(scope="module")
+def encoder(base: Path) -> Path:
+    return tiny.encoder_directory(base / "encoder")
+
+
+def rows(sup: Path, split: str) -> list[Utterance]:
+    return read_thai_sup(sup, split=split)
+
+
+def aligning(sup: Path, encoder: Path, llm: Path, out: Path, **changes: Any) -> AlignConfig:
+    values = {"data": sup, "encoder": encoder, "llm": llm, "out": out, "train": training(4)}
+    return AlignConfig(**{**values, "projector_hidden_size": 24, **changes})
+
+
+def assert_done_is_planned(result: Any, updates: int) -> None:
+    assert result.planned["updates"] == result.done["updates"] == updates
+    assert result.planned["batches"] == result.done["batches"]
+    assert result.done["rejected"] == 0
+
+
+def test_the_whole_chain(sup: Path, llm: Path, tmp_path: Path) -> None:
+    pretrained = pretrain.run(
+        PretrainConfig(
+            data=[sup],
+            out=tmp_path / "encoder",
+            encoder=tiny.SHAPE,
+            crop_s=2.0,
+            train=training(3, save_every=1),
+        )
+    )
+    assert_done_is_planned(pretrained.training, 3)
+    train_hours = sum(u.duration_s for u in rows(sup, "train")) / 3600
+    assert pretrained.hours == pytest.approx(train_hours)  # and nothing of dev and test
+
+    config = aligning(
+        sup, pretrained.out, llm, tmp_path / "aligned", train=training(24, learning_rate=3e-3)
+    )
+    aligned = align.run(config)
+    assert aligned.training is not None
+    assert_done_is_planned(aligned.training, 24)
+    dtw = [row["dtw"] for row in RunDir(aligned.out).metrics()]
+    assert np.mean(dtw[-6:]) < 0.95 * np.mean(dtw[:6])
+    assert aligned.verdict == align.verdict(aligned.training.metrics)
+    trained = load_file(resolve(aligned.out) / "front_end.safetensors")
+    before = load_file(pretrained.out / "last" / "model.safetensors")
+    for name, value in before.items():  # the encoder is frozen
+        if name.startswith("wav2vec2."):
+            assert torch.equal(trained[f"audio_tower.{name.removeprefix('wav2vec2.')}"], value)
+
+    tuned = finetune.run(
+        FinetuneConfig(
+            data=sup,
+            model=aligned.out,
+            out=tmp_path / "slm",
+            lora_rank=4,
+            train=training(12, learning_rate=5e-3, batch_s=60.0),
+        )
+    )
+    assert_done_is_planned(tuned.training, 12)
+    assert 0 < tuned.trained_parameters < tuned.parameters
+    nats = [row["answer_nats"] for row in RunDir(tuned.out).metrics()]
+    assert np.mean(nats[-3:]) < 0.9 * np.mean(nats[:3])
+    assert (resolve(tuned.out) / "adapter" / "adapter_model.safetensors").is_file()
+
+    result = evaluate.run(
+        EvalConfig(data=sup, model=tuned.out, out=tmp_path / "report", draws=50, max_new_tokens=8)
+    )
+    check_report(result.out, sup)
+
+    sounds = [tmp_path / f"{n}.flac" for n in range(3)]
+    for path, row in zip(sounds, rows(sup, "test"), strict=False):
+        path.write_bytes(read_audio(row.audio))
+    sounds[1].write_bytes(b"no sound")
+    answers = list(
+        infer.run(InferConfig(model=tuned.out, task="ic", audio=sounds, max_new_tokens=8))
+    )
+    assert [a.path for a in answers] == [str(p) for p in sounds]
+    assert [a.error is None for a in answers] == [True, False, True]
+    by_eval = {
+        p["id"]: p["text"]
+        for p in map(json.loads, (result.out / "predictions.jsonl").read_text().splitlines())
+    }
+    ic = {u.text: by_eval[u.id] for u in rows(sup, "test") if u.task == "ic"}
+    assert ic, by_eval
+    assert answers[0].text is not None
+
+
+def check_report(out: Path, sup: Path) -> None:
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    assert [t["task"] for t in report["tasks"]] == list(TASKS)
+    assert [t["task"] for t in report["shuffled"]] == list(TASKS)
+    assert {t["count"] for t in report["tasks"]} == {4}
+    assert report["settings"]["utterances"] == 16
+    assert report["accounting"]["unusable recordings"] == 0
+    assert {"answer_nats", "learning_rate", "eval_answer_nats"} <= report["curves"].keys()
+    assert len(report["curves"]["answer_nats"]) == 12
+    assert report["notes"] == []
+    for task in report["tasks"]:
+        head = task["scores"][0]
+        assert head["denominator"] > 0
+        assert head["value"] == pytest.approx(head["numerator"] / head["denominator"])
+        assert head["low"] <= head["value"] <= head["high"]
+    for name in ("predictions.jsonl", "predictions.shuffled.jsonl"):
+        lines = [json.loads(line) for line in (out / name).read_text("utf-8").splitlines()]
+        expected = {(u.id, u.task) for u in rows(sup, "test")}
+        assert {(line["id"], line["task"]) for line in lines} == expected
+        assert len(lines) == len(expected)
+    assert "<audio" in (out / "report.html").read_text("utf-8")
+
+
+def test_plain_alignment_is_another_run(sup: Path, encoder: Path, llm: Path, tmp_path: Path) -> None:
+    plain = align.run(aligning(sup, encoder, llm, tmp_path / "plain", plain=True))
+    default = align.run(aligning(sup, encoder, llm, tmp_path / "default"))
+    assert plain.training is not None
+    assert default.training is not None
+    plain_row, default_row = (RunDir(r.out).metrics()[0] for r in (plain, default))
+    assert plain_row["loss"] == pytest.approx(plain_row["dtw"])
+    # Before the ramp the DTW term has no weight: what is left is half the pooled contrast.
+    assert default_row["loss"] == pytest.approx(0.5 * default_row["pool"])
+    means = [load_file(resolve(r.out) / "front_end.safetensors") for r in (plain, default)]
+    key = "multi_modal_projector.speech_mean"
+    assert not means[0][key].any()
+    assert bool(means[1][key].any())
+    with pytest.raises(InputError, match=r"config\.plain: the run has True, now False"):
+        align.run(aligning(sup, encoder, llm, tmp_path / "plain"))
+
+
+def test_no_alignment_is_an_untrained_projector_in_the_llms_space(
+    sup: Path, encoder: Path, llm: Path, tmp_path: Path
+) -> None:
+    config = aligning(sup, encoder, llm, tmp_path / "none", method="none")
+    first = align.run(config)
+    assert first.training is None
+    assert "untrained" in first.verdict
+    file = resolve(first.out) / "front_end.safetensors"
+    stamp = file.stat().st_mtime_ns
+    assert align.run(config) == first
+    assert file.stat().st_mtime_ns == stamp
+    projector = load_speech_lm(resolve(first.out))[0].multi_modal_projector
+    assert float(projector.gain) == 1.0
+    assert not projector.text_mean.any()
+
+
+def test_an_unfrozen_encoder_moves(sup: Path, encoder: Path, llm: Path, tmp_path: Path) -> None:
+    config = aligning(sup, encoder, llm, tmp_path / "run", unfreeze_encoder=True)
+    out = align.run(config).out
+    before, after = (
+        load_file(p)
+        for p in (encoder / "model.safetensors", resolve(out) / "front_end.safetensors")
+    )
+    moved = {
+        n.removeprefix("wav2vec2.").split(".")[0]
+        for n, value in before.items()
+        if n.startswith("wav2vec2.")
+        and not torch.equal(after[f"audio_tower.{n.removeprefix('wav2vec2.')}"], value)
+    }
+    # The convolutions stay, and so does the mask embedding, which nothing uses here.
+    assert moved == {"encoder", "feature_projection"}
+
+
+def test_frozen_llm_and_chosen_tasks(sup: Path, encoder: Path, llm: Path, tmp_path: Path) -> None:
+    start = align.run(aligning(sup, encoder, llm, tmp_path / "none", method="none")).out
+    config = FinetuneConfig(
+        data=sup,
+        model=start,
+        out=tmp_path / "slm",
+        tasks=["ic"],
+        lora_rank=0,
+        train=training(2, batch_s=100.0),
+    )
+    result = finetune.run(config)
+    assert not (resolve(result.out) / "adapter").exists()
+    assert result.training.done["utterances"] == 2 * 4  # the intents only, both epochs
+    asked = json.loads((tmp_path / "slm" / "run.json").read_text())["fingerprint"]["config"]
+    assert asked["tasks"] == ["ic"]
+    only_ic = sup / "IC"
+    with pytest.raises(InputError, match="has none for asr, ner"):
+        finetune.run(
+            config.model_copy(
+                update={"tasks": ["asr", "ic", "ner"], "data": only_ic, "out": tmp_path / "x"}
+            )
+        )
+
+
+def test_speech_of_smoke_quality_is_not_trained_on_by_accident(
+    encoder: Path, llm: Path, tmp_path: Path
+) -> None:
+    source = tiny.alpaca_excerpt(tmp_path / "source.jsonl", intents=1)
+    config = SynthConfig(source=source, out=tmp_path / "sup", variants=1, tasks=["ic"])
+    synth.run(config)
+    with pytest.raises(InputError, match=r"trainable: false .*--set allow_untrainable=true"):
+        align.run(aligning(config.out, encoder, llm, tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+    allowed = aligning(
+        config.out, encoder, llm, tmp_path / "b", allow_untrainable=True, train=training(1)
+    )
+    assert align.run(allowed).training is not None
+
+
+def test_synth_is_whole_or_absent_and_the_same_again(sup: Path, base: Path, tmp_path: Path) -> None:
+    source = base / "tiny-alpaca.jsonl"
+    config = SynthConfig(source=source, out=tmp_path / "sup", variants=1, trainable=True)
+    made = synth.run(config)
+    for file in sorted(sup.rglob("*.parquet")):
+        assert (config.out / file.relative_to(sup)).read_bytes() == file.read_bytes()
+    speakers = [{u.speaker for u in rows(sup, split)} for split in ("train", "dev", "test")]
+    sentences = [{u.source_id for u in rows(sup, split)} for split in ("train", "dev", "test")]
+    for groups in (speakers, sentences):
+        assert sum(map(len, groups)) == len(set().union(*groups))
+    assert synth.run(config) == made
+    with pytest.raises(InputError, match="made with another source or other settings"):
+        synth.run(config.model_copy(update={"seed": 1}))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="exists and holds no data set of thaitool"):
+        synth.run(config.model_copy(update={"out": tmp_path / "mine"}))
+    with pytest.raises(ConfigError, match=r"tts backend must be espeak: .* 'cloud:'"):
+        synth.run(config.model_copy(update={"tts": "cloud:", "out": tmp_path / "x"}))
+    unknown = tmp_path / "unknown.jsonl"
+    sentences_en = ("Fold the blue paper twice.", "Count the seven swans.", "Paint it green.")
+    lines = [json.dumps({"instruction": s, "output": "Yes."}) for s in sentences_en]
+    unknown.write_text(source.read_text("utf-8") + "\n".join(lines) + "\n", "utf-8")
+    few = config.model_copy(
+        update={"source": unknown, "out": tmp_path / "x", "max_rejected_share": 0.01}
+    )
+    with pytest.raises(QuarantineError, match="no_translation"):
+        synth.run(few)
+    assert not (tmp_path / "x").exists()
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+def scored(sup: Path, out: Path, told: Callable[[Utterance], str], **changes: Any) -> Any:
+    """Report of predictions that a function makes of the test rows, as score name to value, by task."""
+    file = out.with_suffix(".jsonl")
+    lines = [{"id": u.id, "task": u.task, "text": told(u)} for u in rows(sup, "test")]
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    evaluate.run(EvalConfig(data=sup, predictions=file, out=out, draws=50, **changes))
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    return {t["task"]: {s["name"]: s for s in t["scores"]} for t in report["tasks"]}
+
+
+def heads(scores: Any) -> dict[str, tuple[str, float]]:
+    return {task: (next(iter(s)), next(iter(s.values()))["value"]) for task, s in scores.items()}
+
+
+def test_right_answers_score_full_marks(sup: Path, tmp_path: Path) -> None:
+    found = heads(scored(sup, tmp_path / "right", lambda u: u.label or ""))
+    assert {task: value for task, (_, value) in found.items()} == {
+        "asr": 0.0,
+        "ic": 1.0,
+        "ner": 1.0,
+        "sr": 0.0,
+    }
+
+
+def test_wrong_answers_score_what_they_are_worth(sup: Path, tmp_path: Path) -> None:
+    intents = sorted(u.label or "" for u in rows(sup, "test") if u.task == "ic")
+    empty = json.dumps({"บุคคล": [], "สถานที่": [], "องค์กร": [], "อื่นๆ": []}, ensure_ascii=False)
+    wrong = {"asr": "", "ic": intents[0], "ner": empty, "sr": ""}
+    found = heads(scored(sup, tmp_path / "wrong", lambda u: wrong[u.task or ""]))
+    values = {task: value for task, (_, value) in found.items()}
+    assert len(set(intents)) == len(intents) == 4
+    assert values == {"asr": 1.0, "ic": 0.25, "ner": 0.0, "sr": 1.0}
+
+
+def test_two_letters_too_many_in_each_line(sup: Path, tmp_path: Path) -> None:
+    asr = scored(sup, tmp_path / "long", lambda u: f"{u.label}กก", task="asr")["asr"]
+    cer = next(iter(asr.values()))
+    letters = sum(len((u.label or "").replace(" ", "")) for u in rows(sup, "test") if u.task == "asr")
+    assert cer["numerator"] == 2 * 4
+    assert cer["denominator"] == pytest.approx(letters, rel=0.1)  # less what normalising folds
+    assert cer["low"] <= cer["value"] <= cer["high"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda lines: lines[1:], "have no prediction"),
+        (lambda lines: [*lines, lines[0]], "occur more than once"),
+        (lambda lines: [*lines, '{"id": "X-1", "task": "ic", "text": "?"}'], "have no reference"),
+        (lambda lines: [*lines, '{"id": "X-1", "task": "ic"}'], r"\.jsonl:17 .*'text'"),
+        (lambda lines: [*lines, "{"], r"\.jsonl:17 must be a JSON object"),
+    ],
+)
+def test_predictions_that_do_not_match_are_an_error(
+    sup: Path, tmp_path: Path, edit: Callable[[list[str]], list[str]], message: str
+) -> None:
+    lines = [
+        json.dumps({"id": u.id, "task": u.task, "text": u.label}) for u in rows(sup, "test")
+    ]
+    file = tmp_path / "p.jsonl"
+    file.write_text("\n".join(edit(lines)) + "\n", "utf-8")
+    with pytest.raises(InputError, match=message):
+        evaluate.run(EvalConfig(data=sup, predictions=file, out=tmp_path / "out", draws=50))
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_eval_needs_one_source_of_answers(sup: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="either a model or a predictions file"):
+        evaluate.run(EvalConfig(data=sup, out=tmp_path / "out"))
+    with pytest.raises(InputError, match="rows of task ner, but has none"):
+        evaluate.run(
+            EvalConfig(data=sup / "IC", task="ner", predictions=tmp_path / "p", out=tmp_path / "o")
+        )
+
+
+def test_shuffled_audio_never_is_the_sentence_itself(sup: Path) -> None:
+    test = rows(sup, "test")
+    heard = evaluate.shuffle_audio(test, seed=0)
+    assert evaluate.shuffle_audio(test, seed=0) == heard
+    assert [u.task for u in heard] == [u.task for u in test]
+    assert all(a.source_id != b.source_id for a, b in zip(test, heard, strict=True))
+    alone = [u for u in test if u.source_id == test[0].source_id]
+    with pytest.raises(InputError, match="cannot be shuffled"):
+        evaluate.shuffle_audio(alone, seed=0)
+
+
+def test_a_frozen_front_end_is_no_pretraining(sup: Path, encoder: Path, tmp_path: Path) -> None:
+    """Bad inputs of `pretrain`: nothing to hold out, no audio, no encoder."""
+    one = tmp_path / "one"
+    one.mkdir()
+    soundfile.write(one / "a.wav", np.sin(np.arange(16_000) / 20), 16_000)
+    base = PretrainConfig(data=[one], out=tmp_path / "out", train=training(1))
+    with pytest.raises(InputError, match=r"two speakers or recordings at least, .* has 1"):
+        pretrain.run(base)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="must hold audio"):
+        pretrain.run(base.model_copy(update={"data": [tmp_path / "empty"]}))
+    with pytest.raises(InputError, match=r"no config\.json"):
+        pretrain.run(base.model_copy(update={"init": tmp_path / "empty", "dev_share": 0.0}))
+    with pytest.raises(InputError, match="model_type is 'llama'"):
+        other = tiny.llm_directory(tmp_path / "llm")
+        pretrain.run(base.model_copy(update={"init": other, "dev_share": 0.0}))
+    assert not (tmp_path / "out" / "checkpoint-1").exists()
