@@ -47,5 +47,5 @@ bench: setup  ## slow tests; benchmarks join them as stages get fast
 	@$(BIN)/python -m pytest -m slow
 
 clean:  ## remove the environment, build products and the demo's output
-	rm -rf $(VENV) build dist *.egg-info thaitool/ops/*.so examples/work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info thaitool/ops/*.so examples/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

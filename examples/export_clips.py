@@ -1,6 +1,6 @@
 """Writes a few clips of a Thai-SUP directory as FLAC files, with their labels beside, to try `thaitool infer` on.
 
-Usage: python export_clips.py --data work/thai-sup --split test --task IC --count 3 --out work/clips
+Usage: python export_clips.py --data out/thai-sup --split test --task IC --count 3 --out out/clips
 """
 
 from __future__ import annotations

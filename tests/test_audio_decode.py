@@ -96,7 +96,8 @@ BAD: dict[str, tuple[str, str, Callable[[NDArray[np.float32]], bytes]]] = {
     "cut wav": ("wav", "truncated", lambda x: written(x, "wav")[:-9_000]),
     "wav header alone": ("wav", "truncated", lambda x: written(x, "wav")[:44]),
     "cut flac": ("flac", "unreadable", lambda x: written(x, "flac")[:-9_000]),
-    "cut ogg page": ("ogg", "truncated", lambda x: written(x, "ogg")[:-700]),
+    "ogg cut in the middle": ("ogg", "truncated", lambda x: written(x, "ogg")[:-700]),
+    "ogg cut in its last page": ("ogg", "truncated", lambda x: written(x, "ogg")[:-30]),
     "ogg without its last page": (
         "ogg",
         "truncated",
@@ -129,6 +130,26 @@ def test_every_broken_recording_is_bad_audio_with_its_reason(
     assert str(path) in str(caught.value)
     assert caught.value.detail
     assert isinstance(caught.value, InputError)
+
+
+#: What a scan finds without decoding; the rest takes the samples.
+HEADER_TELLS = {"empty", "unreadable", "truncated", "bad_length", "too_short"}
+
+
+@pytest.mark.parametrize("kind", [k for k, (_, reason, _) in BAD.items() if reason in HEADER_TELLS])
+def test_a_scan_finds_it_by_the_header_where_the_header_tells(
+    tmp_path: Path, tone: Tone, kind: str
+) -> None:
+    suffix, reason, make = BAD[kind]
+    path = tmp_path / f"bad.{suffix}"
+    path.write_bytes(make(tone(1.0)))
+    if kind in {"cut flac", "cut mp3"}:
+        # Their headers stay whole; the samples are missing.
+        assert probe(path).duration_s == 1.0
+        return
+    with pytest.raises(BadAudio) as caught:
+        probe(path)
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,9 @@ main()
 def fake_infer(*args: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", FAKE_INFER, *args]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    # Where the locale is C, Python lets odd file names through by itself.
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=strict)
 
 
 def test_infer_reads_paths_from_stdin_and_writes_a_json_object_a_line() -> None:

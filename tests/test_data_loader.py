@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from thaitool.audio.decode import encode_flac
-from thaitool.data.loader import Batch, batches, collate, in_order
+from thaitool.data.loader import Batch, _crop, batches, collate, in_order
 from thaitool.data.manifest import Manifest, scan
 from thaitool.data.plan import make_plan
 from thaitool.data.shards import ThaiSupRow, write_shard
@@ -96,6 +96,8 @@ def test_a_crop_depends_on_seed_epoch_and_id_alone(manifest: Manifest, tmp_path:
     (tmp_path / "other.wav").write_bytes((tmp_path / "11.wav").read_bytes())
     other = Utterance("other", AudioRef(str(tmp_path / "other.wav")), 1.3, 16_000)
     assert not torch.equal(first, collate(0, 0, [other], crop_s=0.5).audio[0])
+    # In every process: a crop that hung on Python's own string hash would not come here twice.
+    assert int(_crop(np.arange(32_000, dtype=np.float32), "ไทย", 0.5, 3, 1)[0]) == 9_491
     # The window is a stretch of the whole, and shorter clips stay whole.
     whole = collate(0, 0, [manifest[11]]).audio[0].numpy()
     windows = np.lib.stride_tricks.sliding_window_view(whole, 8_000)

@@ -98,7 +98,7 @@ def test_pipeline_runs_every_stage_once_and_then_nothing(pipeline: Any) -> None:
             },
         ),
         ("tiny_llm.py", {"tiny_llm.py", "align", "finetune", "eval", "infer"}),
-        ("work/aligned/result.json", {"finetune", "eval", "infer"}),
+        ("out/aligned/result.json", {"finetune", "eval", "infer"}),
         ("export_clips.py", {"export_clips.py", "infer"}),
     ],
 )
@@ -107,21 +107,31 @@ def test_pipeline_rebuilds_what_depends_on_a_change(
 ) -> None:
     folder, run = pipeline
     run()
+    marks = {"align": "aligned", "finetune": "speech-llm", "pretrain": "encoder"}
+    for name in marks.values():
+        (folder / "out" / name / "of-the-earlier-run").touch()
     time.sleep(0.02)
     (folder / changed).touch()
     assert set(run()) == expected
+    # A stage that runs again because its input changed starts afresh: it would refuse the earlier run's directory.
+    kept = {
+        step
+        for step, name in marks.items()
+        if (folder / "out" / name / "of-the-earlier-run").exists()
+    }
+    assert kept == set(marks) - expected
 
 
 def test_pipeline_resumes_an_interrupted_run_and_drops_an_outdated_one(pipeline: Any) -> None:
     folder, run = pipeline
     run()
-    interrupted = folder / "work" / "speech-llm"
+    interrupted = folder / "out" / "speech-llm"
     (interrupted / "result.json").unlink()
     (interrupted / "checkpoint-1").mkdir()
     assert "finetune" in run()
     assert (interrupted / "checkpoint-1").exists()
     time.sleep(0.02)
-    (folder / "work" / "aligned" / "result.json").touch()
+    (folder / "out" / "aligned" / "result.json").touch()
     run()
     assert not (interrupted / "checkpoint-1").exists()
 

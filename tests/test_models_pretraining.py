@@ -1,4 +1,4 @@
-"""The pretraining objective: equal to transformers', and masks, negatives, gradients and padding are what they must be."""
+"""The pretraining objective: equal to that of transformers; masks, negatives, gradients and padding are right."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ def test_contrast_and_perplexity_equal_transformers(lengths: tuple[int, ...]) ->
     model = tiny.pretraining_model()
     audio, samples = tiny.ragged_audio(*lengths)
     with torch.no_grad():
-        mine, reference = ours(model, audio, samples, temperature=None), theirs(model, audio, samples)
+        mine, reference = (
+            ours(model, audio, samples, temperature=None),
+            theirs(model, audio, samples),
+        )
     assert mine.contrastive == pytest.approx(float(reference.contrastive_loss), rel=1e-5)
     assert mine.code_perplexity == pytest.approx(float(reference.codevector_perplexity), rel=1e-5)
     assert mine.contrastive > 1.0
@@ -120,7 +123,9 @@ def test_a_loaded_encoder_is_masked_in_pretraining_and_nowhere_else(tmp_path: An
 def test_missing_weights_are_an_error(tmp_path: Any) -> None:
     tiny.pretraining_model().wav2vec2.save_pretrained(tmp_path)
     load_encoder(tmp_path)
-    with pytest.raises(InputError, match=r"full pretraining weights .* lacks \d+, e\.g\. project_hid"):
+    with pytest.raises(
+        InputError, match=r"full pretraining weights .* lacks \d+, e\.g\. project_hid"
+    ):
         load_pretraining(tmp_path)
 
 
@@ -164,7 +169,7 @@ def test_a_long_row_is_masked_by_half_and_another_seed_differs() -> None:
 def test_gradient_reaches_every_part() -> None:
     model = tiny.pretraining_model().train()
     audio, samples = tiny.ragged_audio(16_000, 9_000)
-    ours(model, audio, samples, temperature=1.0).total.backward()
+    torch.autograd.backward(ours(model, audio, samples, temperature=1.0).total)
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert silent == []
     names = {n.split(".")[0] for n, _ in model.named_parameters()}
@@ -193,7 +198,7 @@ def test_learning_lowers_the_loss_of_one_batch() -> None:
         torch.manual_seed(0)
         loss = ours(model, audio, samples, temperature=1.0)
         optimizer.zero_grad()
-        loss.total.backward()
+        torch.autograd.backward(loss.total)
         optimizer.step()
         losses.append(loss.contrastive / loss.masked)
     assert losses[-1] < 0.8 * losses[0]

@@ -79,7 +79,7 @@ def logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 def test_length_arithmetic_is_that_of_the_layers() -> None:
     encoder = tiny.pretraining_model().wav2vec2
-    standard = {
+    standard: dict[str, Any] = {
         "conv_dim": [8] * 7,
         "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
         "conv_stride": [5, 2, 2, 2, 2, 2, 2],
@@ -89,7 +89,7 @@ def test_length_arithmetic_is_that_of_the_layers() -> None:
     shortest = {id(encoder): 730, id(xlsr): 400}
     with torch.no_grad():
         for model in (encoder, xlsr):
-            for n in range(400, 3001, 7):
+            for n in (*range(400, 3001, 61), 400, 719, 720, 729, 730, 731):
                 frames = output_lengths(model.config, n)
                 if n < shortest[id(model)]:
                     assert frames == 0
@@ -191,7 +191,9 @@ def test_a_batch_answers_as_each_clip_alone(made: Made) -> None:
 
 def test_generation_equals_argmax_of_the_whole_sequence(made: Made) -> None:
     """The cache, the left padding and the single entry of the audio do not change what is most likely next."""
-    clips = [row[:n].numpy() for row, n in zip(tiny.ragged_audio(*LENGTHS)[0], LENGTHS, strict=True)]
+    clips = [
+        row[:n].numpy() for row, n in zip(tiny.ragged_audio(*LENGTHS)[0], LENGTHS, strict=True)
+    ]
     batch = dict(made.processor(ASKED, clips))
     width = batch["input_ids"].shape[1]
     out = made.model.generate(
@@ -240,7 +242,7 @@ def test_loss_depends_on_the_audio_and_not_on_its_padding(made: Made) -> None:
         assert abs(float(made.model(**other).loss) - loss) > 1e-3
         padded = float(made.model(**(batch | {"input_values": longer})).loss)
     assert padded == pytest.approx(loss, rel=1e-5)
-    made.model(**batch).loss.backward()
+    torch.autograd.backward(made.model(**batch).loss)
     for part in (made.model.audio_tower, made.model.multi_modal_projector):
         assert any(p.grad is not None and bool(p.grad.abs().sum()) for p in part.parameters())
 
@@ -348,5 +350,5 @@ def test_tokenizer_and_table_are_checked(made: Made, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must have eos_token, chat_template"):
         load_tokenizer(tmp_path / "poor")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no config.json"):
+    with pytest.raises(InputError, match=r"no config\.json"):
         load_embedding_table(tmp_path / "empty")

@@ -68,7 +68,7 @@ def rows(sup: Path, split: str) -> list[Utterance]:
 
 def aligning(sup: Path, encoder: Path, llm: Path, out: Path, **changes: Any) -> AlignConfig:
     values = {"data": sup, "encoder": encoder, "llm": llm, "out": out, "train": training(4)}
-    return AlignConfig(**{**values, "projector_hidden_size": 24, **changes})
+    return tiny.make(AlignConfig, **{**values, "projector_hidden_size": 24, **changes})
 
 
 def assert_done_is_planned(result: Any, updates: int) -> None:
@@ -79,7 +79,8 @@ def assert_done_is_planned(result: Any, updates: int) -> None:
 
 def test_the_whole_chain(sup: Path, llm: Path, tmp_path: Path) -> None:
     pretrained = pretrain.run(
-        PretrainConfig(
+        tiny.make(
+            PretrainConfig,
             data=[sup],
             out=tmp_path / "encoder",
             encoder=tiny.SHAPE,
@@ -92,13 +93,17 @@ def test_the_whole_chain(sup: Path, llm: Path, tmp_path: Path) -> None:
     assert pretrained.hours == pytest.approx(train_hours)  # and nothing of dev and test
 
     config = aligning(
-        sup, pretrained.out, llm, tmp_path / "aligned", train=training(24, learning_rate=3e-3)
+        sup,
+        pretrained.out,
+        llm,
+        tmp_path / "aligned",
+        train=training(16, learning_rate=1e-2, batch_s=40.0),
     )
     aligned = align.run(config)
     assert aligned.training is not None
-    assert_done_is_planned(aligned.training, 24)
+    assert_done_is_planned(aligned.training, 16)
     dtw = [row["dtw"] for row in RunDir(aligned.out).metrics()]
-    assert np.mean(dtw[-6:]) < 0.95 * np.mean(dtw[:6])
+    assert np.mean(dtw[-4:]) < 0.97 * np.mean(dtw[:4])
     assert aligned.verdict == align.verdict(aligned.training.metrics)
     trained = load_file(resolve(aligned.out) / "front_end.safetensors")
     before = load_file(pretrained.out / "last" / "model.safetensors")
@@ -107,41 +112,48 @@ def test_the_whole_chain(sup: Path, llm: Path, tmp_path: Path) -> None:
             assert torch.equal(trained[f"audio_tower.{name.removeprefix('wav2vec2.')}"], value)
 
     tuned = finetune.run(
-        FinetuneConfig(
+        tiny.make(
+            FinetuneConfig,
             data=sup,
             model=aligned.out,
             out=tmp_path / "slm",
             lora_rank=4,
-            train=training(12, learning_rate=5e-3, batch_s=60.0),
+            train=training(8, learning_rate=1e-2, batch_s=30.0),
         )
     )
-    assert_done_is_planned(tuned.training, 12)
+    assert_done_is_planned(tuned.training, 8)
     assert 0 < tuned.trained_parameters < tuned.parameters
     nats = [row["answer_nats"] for row in RunDir(tuned.out).metrics()]
-    assert np.mean(nats[-3:]) < 0.9 * np.mean(nats[:3])
+    assert np.mean(nats[-2:]) < 0.9 * np.mean(nats[:2])
     assert (resolve(tuned.out) / "adapter" / "adapter_model.safetensors").is_file()
 
     result = evaluate.run(
-        EvalConfig(data=sup, model=tuned.out, out=tmp_path / "report", draws=50, max_new_tokens=8)
+        tiny.make(
+            EvalConfig,
+            data=sup,
+            model=tuned.out,
+            out=tmp_path / "report",
+            draws=50,
+            max_new_tokens=6,
+        )
     )
     check_report(result.out, sup)
 
     sounds = [tmp_path / f"{n}.flac" for n in range(3)]
-    for path, row in zip(sounds, rows(sup, "test"), strict=False):
+    spoken = [u for u in rows(sup, "test") if u.task == "ic"][:3]
+    for path, row in zip(sounds, spoken, strict=True):
         path.write_bytes(read_audio(row.audio))
     sounds[1].write_bytes(b"no sound")
     answers = list(
-        infer.run(InferConfig(model=tuned.out, task="ic", audio=sounds, max_new_tokens=8))
+        infer.run(
+            tiny.make(InferConfig, model=tuned.out, task="ic", audio=sounds, max_new_tokens=6)
+        )
     )
     assert [a.path for a in answers] == [str(p) for p in sounds]
     assert [a.error is None for a in answers] == [True, False, True]
-    by_eval = {
-        p["id"]: p["text"]
-        for p in map(json.loads, (result.out / "predictions.jsonl").read_text().splitlines())
-    }
-    ic = {u.text: by_eval[u.id] for u in rows(sup, "test") if u.task == "ic"}
-    assert ic, by_eval
-    assert answers[0].text is not None
+    lines = (result.out / "predictions.jsonl").read_text("utf-8").splitlines()
+    told = {p["id"]: p["text"] for p in map(json.loads, lines)}
+    assert [answers[n].text for n in (0, 2)] == [told[spoken[n].id] for n in (0, 2)]
 
 
 def check_report(out: Path, sup: Path) -> None:
@@ -152,7 +164,7 @@ def check_report(out: Path, sup: Path) -> None:
     assert report["settings"]["utterances"] == 16
     assert report["accounting"]["unusable recordings"] == 0
     assert {"answer_nats", "learning_rate", "eval_answer_nats"} <= report["curves"].keys()
-    assert len(report["curves"]["answer_nats"]) == 12
+    assert len(report["curves"]["answer_nats"]) == 8
     assert report["notes"] == []
     for task in report["tasks"]:
         head = task["scores"][0]
@@ -167,7 +179,9 @@ def check_report(out: Path, sup: Path) -> None:
     assert "<audio" in (out / "report.html").read_text("utf-8")
 
 
-def test_plain_alignment_is_another_run(sup: Path, encoder: Path, llm: Path, tmp_path: Path) -> None:
+def test_plain_alignment_is_another_run(
+    sup: Path, encoder: Path, llm: Path, tmp_path: Path
+) -> None:
     plain = align.run(aligning(sup, encoder, llm, tmp_path / "plain", plain=True))
     default = align.run(aligning(sup, encoder, llm, tmp_path / "default"))
     assert plain.training is not None
@@ -219,7 +233,8 @@ def test_an_unfrozen_encoder_moves(sup: Path, encoder: Path, llm: Path, tmp_path
 
 def test_frozen_llm_and_chosen_tasks(sup: Path, encoder: Path, llm: Path, tmp_path: Path) -> None:
     start = align.run(aligning(sup, encoder, llm, tmp_path / "none", method="none")).out
-    config = FinetuneConfig(
+    config = tiny.make(
+        FinetuneConfig,
         data=sup,
         model=start,
         out=tmp_path / "slm",
@@ -245,7 +260,7 @@ def test_speech_of_smoke_quality_is_not_trained_on_by_accident(
     encoder: Path, llm: Path, tmp_path: Path
 ) -> None:
     source = tiny.alpaca_excerpt(tmp_path / "source.jsonl", intents=1)
-    config = SynthConfig(source=source, out=tmp_path / "sup", variants=1, tasks=["ic"])
+    config = tiny.make(SynthConfig, source=source, out=tmp_path / "sup", variants=1, tasks=["ic"])
     synth.run(config)
     with pytest.raises(InputError, match=r"trainable: false .*--set allow_untrainable=true"):
         align.run(aligning(config.out, encoder, llm, tmp_path / "a"))
@@ -258,7 +273,7 @@ def test_speech_of_smoke_quality_is_not_trained_on_by_accident(
 
 def test_synth_is_whole_or_absent_and_the_same_again(sup: Path, base: Path, tmp_path: Path) -> None:
     source = base / "tiny-alpaca.jsonl"
-    config = SynthConfig(source=source, out=tmp_path / "sup", variants=1, trainable=True)
+    config = tiny.make(SynthConfig, source=source, out=tmp_path / "sup", variants=1, trainable=True)
     made = synth.run(config)
     for file in sorted(sup.rglob("*.parquet")):
         assert (config.out / file.relative_to(sup)).read_bytes() == file.read_bytes()
@@ -292,7 +307,7 @@ def scored(sup: Path, out: Path, told: Callable[[Utterance], str], **changes: An
     file = out.with_suffix(".jsonl")
     lines = [{"id": u.id, "task": u.task, "text": told(u)} for u in rows(sup, "test")]
     file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
-    evaluate.run(EvalConfig(data=sup, predictions=file, out=out, draws=50, **changes))
+    evaluate.run(tiny.make(EvalConfig, data=sup, predictions=file, out=out, draws=50, **changes))
     report = json.loads((out / "report.json").read_text("utf-8"))
     return {t["task"]: {s["name"]: s for s in t["scores"]} for t in report["tasks"]}
 
@@ -303,12 +318,9 @@ def heads(scores: Any) -> dict[str, tuple[str, float]]:
 
 def test_right_answers_score_full_marks(sup: Path, tmp_path: Path) -> None:
     found = heads(scored(sup, tmp_path / "right", lambda u: u.label or ""))
-    assert {task: value for task, (_, value) in found.items()} == {
-        "asr": 0.0,
-        "ic": 1.0,
-        "ner": 1.0,
-        "sr": 0.0,
-    }
+    # CER, accuracy, F1 and chrF: the first of each task is 0 or 1 where nothing is wrong.
+    values = {task: value for task, (_, value) in found.items()}
+    assert values == {"asr": 0.0, "ic": 1.0, "ner": 1.0, "sr": 1.0}
 
 
 def test_wrong_answers_score_what_they_are_worth(sup: Path, tmp_path: Path) -> None:
@@ -318,13 +330,15 @@ def test_wrong_answers_score_what_they_are_worth(sup: Path, tmp_path: Path) -> N
     found = heads(scored(sup, tmp_path / "wrong", lambda u: wrong[u.task or ""]))
     values = {task: value for task, (_, value) in found.items()}
     assert len(set(intents)) == len(intents) == 4
-    assert values == {"asr": 1.0, "ic": 0.25, "ner": 0.0, "sr": 1.0}
+    assert values == {"asr": 1.0, "ic": 0.25, "ner": 0.0, "sr": 0.0}
 
 
 def test_two_letters_too_many_in_each_line(sup: Path, tmp_path: Path) -> None:
     asr = scored(sup, tmp_path / "long", lambda u: f"{u.label}กก", task="asr")["asr"]
     cer = next(iter(asr.values()))
-    letters = sum(len((u.label or "").replace(" ", "")) for u in rows(sup, "test") if u.task == "asr")
+    letters = sum(
+        len((u.label or "").replace(" ", "")) for u in rows(sup, "test") if u.task == "asr"
+    )
     assert cer["numerator"] == 2 * 4
     assert cer["denominator"] == pytest.approx(letters, rel=0.1)  # less what normalising folds
     assert cer["low"] <= cer["value"] <= cer["high"]
@@ -343,22 +357,28 @@ def test_two_letters_too_many_in_each_line(sup: Path, tmp_path: Path) -> None:
 def test_predictions_that_do_not_match_are_an_error(
     sup: Path, tmp_path: Path, edit: Callable[[list[str]], list[str]], message: str
 ) -> None:
-    lines = [
-        json.dumps({"id": u.id, "task": u.task, "text": u.label}) for u in rows(sup, "test")
-    ]
+    lines = [json.dumps({"id": u.id, "task": u.task, "text": u.label}) for u in rows(sup, "test")]
     file = tmp_path / "p.jsonl"
     file.write_text("\n".join(edit(lines)) + "\n", "utf-8")
     with pytest.raises(InputError, match=message):
-        evaluate.run(EvalConfig(data=sup, predictions=file, out=tmp_path / "out", draws=50))
+        evaluate.run(
+            tiny.make(EvalConfig, data=sup, predictions=file, out=tmp_path / "out", draws=50)
+        )
     assert not (tmp_path / "out" / "report.json").exists()
 
 
 def test_eval_needs_one_source_of_answers(sup: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="either a model or a predictions file"):
-        evaluate.run(EvalConfig(data=sup, out=tmp_path / "out"))
+        evaluate.run(tiny.make(EvalConfig, data=sup, out=tmp_path / "out"))
     with pytest.raises(InputError, match="rows of task ner, but has none"):
         evaluate.run(
-            EvalConfig(data=sup / "IC", task="ner", predictions=tmp_path / "p", out=tmp_path / "o")
+            tiny.make(
+                EvalConfig,
+                data=sup / "IC",
+                task="ner",
+                predictions=tmp_path / "p",
+                out=tmp_path / "o",
+            )
         )
 
 
@@ -373,18 +393,18 @@ def test_shuffled_audio_never_is_the_sentence_itself(sup: Path) -> None:
         evaluate.shuffle_audio(alone, seed=0)
 
 
-def test_a_frozen_front_end_is_no_pretraining(sup: Path, encoder: Path, tmp_path: Path) -> None:
-    """Bad inputs of `pretrain`: nothing to hold out, no audio, no encoder."""
+def test_pretrain_refuses_what_it_cannot_use(tmp_path: Path) -> None:
+    """Nothing to hold out, no audio, no encoder, another model."""
     one = tmp_path / "one"
     one.mkdir()
     soundfile.write(one / "a.wav", np.sin(np.arange(16_000) / 20), 16_000)
-    base = PretrainConfig(data=[one], out=tmp_path / "out", train=training(1))
+    base = tiny.make(PretrainConfig, data=[one], out=tmp_path / "out", train=training(1))
     with pytest.raises(InputError, match=r"two speakers or recordings at least, .* has 1"):
         pretrain.run(base)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="must hold audio"):
         pretrain.run(base.model_copy(update={"data": [tmp_path / "empty"]}))
-    with pytest.raises(InputError, match=r"no config\.json"):
+    with pytest.raises(InputError, match="empty must"):
         pretrain.run(base.model_copy(update={"init": tmp_path / "empty", "dev_share": 0.0}))
     with pytest.raises(InputError, match="model_type is 'llama'"):
         other = tiny.llm_directory(tmp_path / "llm")

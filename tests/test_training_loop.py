@@ -14,7 +14,7 @@ from torch import nn
 
 from tests import tiny
 from thaitool.config import Training
-from thaitool.data.loader import Batch
+from thaitool.data.loader import Batch, batches
 from thaitool.data.manifest import Manifest, scan
 from thaitool.data.plan import BatchPlan, make_plan
 from thaitool.errors import EnvironmentProblem, InputError, QuarantineError, TrainingFailed
@@ -106,7 +106,7 @@ def test_splitting_a_batch_over_micro_batches_changes_nothing(
     index = torch.arange(12).numpy()
 
     class Parts(BatchPlan):
-        def epoch(self, epoch: int) -> list[Any]:
+        def epoch(self, epoch: int) -> list[Any]:  # noqa: ARG002
             whole = [index[0:4], index[4:8], index[8:12]]
             if self.sizes == (4,):
                 return whole
@@ -123,6 +123,15 @@ def test_splitting_a_batch_over_micro_batches_changes_nothing(
     for a, b, c in zip(whole.parameters(), split.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
         assert not torch.equal(a, c)
+    # And the gradient is that of the mean over clips.
+    batch = next(batches(manifest, Parts((index,), (4,), 0), range(1)))
+    loss = start(batch, Step(0, 0.0, 0))
+    torch.autograd.backward(loss.total / 4)
+    norm = math.sqrt(
+        sum(float(p.grad.square().sum()) for p in start.parameters() if p.grad is not None)
+    )
+    for run in ("a", "b"):
+        assert RunDir(tmp_path / run).metrics()[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
     together = [row["loss"] for row in RunDir(tmp_path / "a").metrics()]
     assert [row["loss"] for row in RunDir(tmp_path / "b").metrics()] == pytest.approx(together)
 
@@ -181,6 +190,19 @@ def test_done_that_differs_from_planned_is_an_error(
     assert not RunDir(tmp_path / "run").finished
 
 
+class _Scaled(torch.autograd.Function):
+    """The value as it is, its gradient times a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
 class Poisoned(Objective):
     """Goes wrong at the third update."""
 
@@ -192,8 +214,7 @@ class Poisoned(Objective):
         loss = super().forward(batch, step)
         if step.update == 2:
             if self.where == "gradient":
-                loss.total.register_hook(lambda grad: grad * self.value)
-                return loss
+                return dataclasses.replace(loss, total=_Scaled.apply(loss.total, self.value))  # type: ignore[no-untyped-call]
             return dataclasses.replace(loss, total=loss.total * self.value)
         return loss
 

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from thaitool.cli.console import guarded
 from thaitool.cli.main import app
 from thaitool.config import PretrainConfig, dump
 from thaitool.errors import EnvironmentProblem, InputError
+from thaitool.files import writing_directory
 from thaitool.stages import pretrain
 from thaitool.training.run_dir import RunDir
 
@@ -90,7 +91,11 @@ def start(cfg: PretrainConfig, *before: str) -> subprocess.Popen[str]:
     recipe.write_text(dump(cfg, "pretrain"), "utf-8")
     command = [*(before or (sys.executable, "-m")), "thaitool", "pretrain", "--config", str(recipe)]
     # As many threads as here: another number adds in another order.
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(tiny.ROOT)}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PYTHONPATH": str(tiny.ROOT),
+    }
     return subprocess.Popen(
         command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -117,8 +122,10 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(audio: Path, undisturbed: 
     assert len(run.metrics()) < UPDATES
     # At most the updates since the last checkpoint are lost (every 4th; 5th, 10th are evaluated, not saved).
     assert run.last_update >= 4 * ((len(run.metrics()) - 1) // 4)
+    kept = run.last_update
     result = pretrain.run(cfg)
-    assert result.training.resumed_from == run.last_update or result.training.resumed_from < UPDATES
+    assert result.training.resumed_from == kept
+    assert not list(run.path.glob(".*tmp"))
     assert result.training.planned["updates"] == result.training.done["updates"] == UPDATES
     assert_same(run, undisturbed)
 
@@ -226,6 +233,25 @@ def test_a_full_disk_stops_with_a_sentence_and_keeps_what_was_whole(
         config(audio, small_disk.parent / "twin", updates=4, save_every=1, eval_every=10, keep=9)
     )
     assert_same(run, RunDir(twin.out))
+
+
+@pytest.mark.parametrize("library", ["safetensors", "torch"])
+def test_libraries_that_hide_a_full_disk_are_understood(small_disk: Path, library: str) -> None:
+    large = {"weights": torch.zeros(1_000_000)}
+
+    def write(folder: Path) -> None:
+        if library == "safetensors":
+            save_file(large, folder / "weights.safetensors")
+            return
+        with (folder / "weights.pt").open("wb") as file:
+            torch.save(large, file)
+
+    with (
+        pytest.raises(EnvironmentProblem, match=r"checkpoint-1 could not be written, the disk is"),
+        writing_directory(small_disk / "checkpoint-1") as folder,
+    ):
+        write(folder)
+    assert list(small_disk.iterdir()) == []
 
 
 def test_two_processes_do_what_one_does_with_twice_the_micro_batches(

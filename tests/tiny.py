@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
@@ -18,7 +18,7 @@ from transformers import (
     Wav2Vec2ForPreTraining,
 )
 
-from thaitool.config import SynthConfig
+from thaitool.config import Section, SynthConfig
 from thaitool.models.checkpoint import load_tokenizer, new_processor, new_speech_lm_config
 from thaitool.models.encoder import feature_extractor, new_config
 from thaitool.models.processor import AUDIO_TOKEN, ThaiSpeechProcessor
@@ -41,11 +41,17 @@ SHAPE: dict[str, Any] = {
     "codevectors_per_group": 16,
     "codevector_dim": 16,
 }
+Config = TypeVar("Config", bound=Section)
 SPECIAL = ("<unk>", "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", AUDIO_TOKEN)
 TEMPLATE = (
     "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+def make(config: type[Config], **values: Any) -> Config:
+    """A configuration, given what differs from the defaults."""
+    return config.model_validate(values)
 
 
 def pretraining_model(seed: int = 0, **changes: Any) -> Wav2Vec2ForPreTraining:
@@ -130,7 +136,8 @@ def clips(folder: Path, count: int, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     for number in range(count):
         n = int(rng.integers(6_400, 12_800))
-        pitch_hz = np.linspace(*rng.uniform(80, 400, 2), n)
+        first_hz, last_hz = rng.uniform(80, 400, 2).tolist()
+        pitch_hz = np.linspace(first_hz, last_hz, n)
         tone = np.sin(2 * np.pi * np.cumsum(pitch_hz) / 16_000)
         samples = 0.3 * tone + 0.05 * rng.standard_normal(n)
         soundfile.write(folder / f"clip-{number:02d}.flac", samples, 16_000)
@@ -155,5 +162,5 @@ def thai_sup(base: Path) -> Path:
     out = base / "tiny-thai-sup"
     if not out.exists():
         source = alpaca_excerpt(base / "tiny-alpaca.jsonl")
-        synth.run(SynthConfig(source=source, out=out, variants=1, trainable=True))
+        synth.run(make(SynthConfig, source=source, out=out, variants=1, trainable=True))
     return out

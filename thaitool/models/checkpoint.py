@@ -33,13 +33,13 @@ ADAPTER = "adapter"
 
 
 def weights_sha256(path: Path) -> str:
-    """sha256 over the weight files of a model directory, in name order.
+    """sha256 over the weight files of a model directory and its adapter, in name order.
 
     Raises:
         InputError: there are none.
     """
     # XLS-R's own repository has no safetensors; transformers reads that file without executing anything in it.
-    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model.bin"))
+    files = sorted(path.rglob("*.safetensors")) or sorted(path.glob("pytorch_model.bin"))
     if not files:
         raise InputError(f"{path} must hold weights (safetensors), but has none.")
     sha = hashlib.sha256()

@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from thaitool.config import AlignConfig, dump
+from thaitool.config import AlignConfig
 from thaitool.data.loader import Batch, in_order
-from thaitool.data.manifest import (
-    Manifest,
-    append_quarantine,
-    require_trainable,
-    scan,
-    write_manifest,
-)
+from thaitool.data.manifest import Manifest, require_trainable, scan
 from thaitool.data.plan import make_plan
 from thaitool.errors import InputError
-from thaitool.files import writing_directory
+from thaitool.files import write_json, writing_directory
 from thaitool.models.alignment import (
     alignment_terms,
     masked_mean,
@@ -45,13 +39,16 @@ from thaitool.models.projector import Projector
 from thaitool.ops.dtw import dtw_alignment
 from thaitool.records import Progress, silent
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
-from thaitool.training.run_dir import open_run, resolve
+from thaitool.training.run_dir import RESULT, RunDir, begin, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
+
+    from thaitool.models.processor import ThaiSpeechProcessor
+    from thaitool.models.speech_lm import ThaiSpeechConfig
 
 #: Share of the old value that the running mean of speech keeps at each update.
 MOMENTUM = 0.99
@@ -168,6 +165,28 @@ def _ramp(share: float, start: float, end: float) -> float:
     return min(1.0, max(0.0, (share - start) / max(end - start, 1e-9)))
 
 
+@dataclass(frozen=True)
+class _Model:
+    """What is trained and what a checkpoint needs."""
+
+    objective: _Objective
+    config: ThaiSpeechConfig
+    processor: ThaiSpeechProcessor
+    llm: Path
+    llm_sha256: str
+
+    def save(self, path: Path) -> None:
+        save_checkpoint(
+            path,
+            config=self.config,
+            audio_tower=self.objective.encoder,
+            projector=self.objective.projector,
+            processor=self.processor,
+            llm=self.llm,
+            llm_sha256=self.llm_sha256,
+        )
+
+
 def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     """Trains the projector, or resumes, or returns at once if `config.out` holds the finished run.
 
@@ -175,72 +194,31 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
         InputError: data, encoder or LLM is not what it must be, or `out` holds another run.
     """
     encoder_path, llm = resolve(config.encoder), locate(config.llm)
-    train_set, rejected = scan(
-        [config.data], split="train", max_rejected_share=config.train.max_rejected_share
-    )
-    dev_set, dev_rejected = scan(
-        [config.data], split="dev", max_rejected_share=config.train.max_rejected_share
-    )
+    limit = config.train.max_rejected_share
+    train_set, rejected = scan([config.data], split="train", max_rejected_share=limit)
+    dev_set, dev_rejected = scan([config.data], split="dev", max_rejected_share=limit)
     require_trainable(train_set, allowed=config.allow_untrainable)
-    table = load_embedding_table(llm)
-    tokenizer = load_tokenizer(llm)
-    llm_sha256 = weights_sha256(llm)
     accelerator = make_accelerator(config.train)
-    fingerprint = {
-        "config": config.model_dump(
-            mode="json", exclude={"out": True, "train": {"workers", "keep"}}
-        ),
-        "manifest": train_set.digest(),
-        "encoder": weights_sha256(encoder_path),
-        "llm": llm_sha256,
-    }
-    out = open_run(config.out, fingerprint, dump(config, "align"), main=accelerator.is_main_process)
-    if accelerator.is_main_process:
-        write_manifest(train_set, config.out / "manifest.arrow")
-        append_quarantine(config.out / "quarantine.jsonl", [*rejected, *dev_rejected])
     torch.manual_seed(config.train.seed)
-    encoder = load_encoder(encoder_path)
-    model_config = new_speech_lm_config(
-        encoder.config,
-        llm,
-        tokenizer,
-        projector_factor=config.projector_factor,
-        projector_hidden_size=config.projector_hidden_size,
+    model = _build(config, encoder_path, llm)
+    out = begin(
+        config,
+        "align",
+        manifest=train_set,
+        inputs={"encoder": weights_sha256(encoder_path), "llm": model.llm_sha256},
+        rejected=[*rejected, *dev_rejected],
+        main=accelerator.is_main_process,
     )
-    processor = new_processor(model_config, tokenizer)
-    projector = Projector(
-        encoder.config.hidden_size,
-        table.shape[1],
-        factor=config.projector_factor,
-        hidden_width=config.projector_hidden_size,
-    )
-    objective = _Objective(encoder, projector, table, tokenizer, config)
-
-    def save(path: Path) -> None:
-        save_checkpoint(
-            path,
-            config=model_config,
-            audio_tower=encoder,
-            projector=projector,
-            processor=processor,
-            llm=llm,
-            llm_sha256=llm_sha256,
-        )
-
     if config.method == "none":
-        # Direct multitask training starts from an untrained projector in the LLM's own space.
-        projector.text_mean.zero_()
-        if accelerator.is_main_process and not out.checkpoint(0).exists():
-            with writing_directory(out.checkpoint(0)) as path:
-                save(path)
-            out.point("last", 0)
+        if accelerator.is_main_process:
+            _write_untrained(model, out)
         return AlignResult(config.out, None, "method none: the projector is untrained")
     training = train(
         Task(
-            objective,
-            _groups(encoder, projector, config),
-            evaluate=lambda: evaluate(objective, dev_set, config.train.batch_s),
-            save=save,
+            model.objective,
+            _groups(model.objective.encoder, model.objective.projector, config),
+            evaluate=lambda: evaluate(model.objective, dev_set, config.train.batch_s),
+            save=model.save,
             better=("retrieval_mrr", 1),
         ),
         manifest=train_set,
@@ -252,6 +230,40 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
         description="align",
     )
     return AlignResult(config.out, training, verdict(training.metrics))
+
+
+def _build(config: AlignConfig, encoder_path: Path, llm: Path) -> _Model:
+    table = load_embedding_table(llm)
+    tokenizer = load_tokenizer(llm)
+    encoder = load_encoder(encoder_path)
+    model_config = new_speech_lm_config(
+        encoder.config,
+        llm,
+        tokenizer,
+        projector_factor=config.projector_factor,
+        projector_hidden_size=config.projector_hidden_size,
+    )
+    projector = Projector(
+        encoder.config.hidden_size,
+        table.shape[1],
+        factor=config.projector_factor,
+        hidden_width=config.projector_hidden_size,
+    )
+    objective = _Objective(encoder, projector, table, tokenizer, config)
+    processor = new_processor(model_config, tokenizer)
+    return _Model(objective, model_config, processor, llm, weights_sha256(llm))
+
+
+def _write_untrained(model: _Model, out: RunDir) -> None:
+    """Direct multitask training starts from an untrained projector, in the LLM's own space."""
+    model.objective.projector.text_mean.zero_()
+    if not out.checkpoint(0).exists():
+        with writing_directory(out.checkpoint(0)) as path:
+            model.save(path)
+        out.point("last", 0)
+    write_json(
+        out.path / RESULT, {"planned": {"updates": 0}, "done": {"updates": 0}, "metrics": {}}
+    )
 
 
 def _groups(encoder: Any, projector: Projector, config: AlignConfig) -> list[dict[str, Any]]:
@@ -267,9 +279,8 @@ def _groups(encoder: Any, projector: Projector, config: AlignConfig) -> list[dic
         }
     ]
     if config.unfreeze_encoder:
-        encoder.masked_spec_embed.requires_grad_(
-            False
-        )  # unused without masking: DDP would wait for its gradient
+        # Unused without masking, and DDP would wait for its gradient.
+        encoder.masked_spec_embed.requires_grad_(False)
         trained = [p for p in encoder.parameters() if p.requires_grad]
         groups.append({"name": "encoder", "params": trained, "lr": config.encoder_learning_rate})
     return groups

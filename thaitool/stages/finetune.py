@@ -9,15 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from thaitool.config import FinetuneConfig, dump
+from thaitool.config import FinetuneConfig
 from thaitool.data.loader import Batch, in_order
-from thaitool.data.manifest import (
-    Manifest,
-    append_quarantine,
-    require_trainable,
-    scan,
-    write_manifest,
-)
+from thaitool.data.manifest import Manifest, require_trainable, scan
 from thaitool.data.plan import make_plan
 from thaitool.errors import InputError
 from thaitool.models.checkpoint import load_speech_lm, read_base, save_checkpoint, weights_sha256
@@ -25,7 +19,7 @@ from thaitool.models.processor import IGNORED, ThaiSpeechProcessor
 from thaitool.records import Progress, silent
 from thaitool.text.prompts import task_prompt
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
-from thaitool.training.run_dir import open_run, resolve
+from thaitool.training.run_dir import begin, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,20 +83,14 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
     dev_set, dev_rejected = _read(config, "dev")
     require_trainable(train_set, allowed=config.allow_untrainable)
     accelerator = make_accelerator(config.train)
-    fingerprint = {
-        "config": config.model_dump(
-            mode="json", exclude={"out": True, "llm": True, "train": {"workers", "keep"}}
-        ),
-        "manifest": train_set.digest(),
-        "model": weights_sha256(model_path),
-        "llm": base["sha256"],
-    }
-    out = open_run(
-        config.out, fingerprint, dump(config, "finetune"), main=accelerator.is_main_process
+    out = begin(
+        config,
+        "finetune",
+        manifest=train_set,
+        inputs={"model": weights_sha256(model_path), "llm": base["sha256"]},
+        rejected=[*rejected, *dev_rejected],
+        main=accelerator.is_main_process,
     )
-    if accelerator.is_main_process:
-        write_manifest(train_set, config.out / "manifest.arrow")
-        append_quarantine(config.out / "quarantine.jsonl", [*rejected, *dev_rejected])
     torch.manual_seed(config.train.seed)
     model, processor = load_speech_lm(model_path, llm=config.llm)
     groups = _prepare(model, config)

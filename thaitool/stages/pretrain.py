@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import Wav2Vec2ForPreTraining
 
-from thaitool.config import PretrainConfig, dump
+from thaitool.config import PretrainConfig
 from thaitool.data.loader import Batch, in_order
-from thaitool.data.manifest import Manifest, append_quarantine, scan, write_manifest
+from thaitool.data.manifest import Manifest, scan
 from thaitool.data.plan import make_plan
 from thaitool.errors import InputError
 from thaitool.models.checkpoint import weights_sha256
@@ -22,7 +22,7 @@ from thaitool.models.encoder import feature_extractor, load_pretraining, new_con
 from thaitool.models.pretraining import PretrainingLoss, pretraining_loss
 from thaitool.records import Progress, silent
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
-from thaitool.training.run_dir import open_run, resolve
+from thaitool.training.run_dir import begin, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,20 +81,15 @@ def run(config: PretrainConfig, progress: Progress = silent) -> PretrainResult:
     )
     train_set, dev_set = hold_out(manifest, config.dev_share)
     init = resolve(config.init) if config.init else None
-    fingerprint = {
-        "config": config.model_dump(
-            mode="json", exclude={"out": True, "train": {"workers", "keep"}}
-        ),
-        "manifest": manifest.digest(),
-        "init": weights_sha256(init) if init else None,
-    }
     accelerator = make_accelerator(config.train)
-    out = open_run(
-        config.out, fingerprint, dump(config, "pretrain"), main=accelerator.is_main_process
+    out = begin(
+        config,
+        "pretrain",
+        manifest=manifest,
+        inputs={"init": weights_sha256(init) if init else None},
+        rejected=rejected,
+        main=accelerator.is_main_process,
     )
-    if accelerator.is_main_process:
-        write_manifest(manifest, config.out / "manifest.arrow")
-        append_quarantine(config.out / "quarantine.jsonl", rejected)
     torch.manual_seed(config.train.seed)
     model = (
         load_pretraining(init)

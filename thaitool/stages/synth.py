@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from thaitool.config import SynthConfig
-from thaitool.data.manifest import append_quarantine, check_share
+from thaitool.data.manifest import check_share
 from thaitool.data.shards import Provenance, ThaiSupRow, write_provenance, write_shard
 from thaitool.errors import ConfigError, InputError
 from thaitool.files import write_json, writing_directory
@@ -82,7 +82,9 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
                 advance()
         writer.flush()
         check_share(rejected, writer.total + len(rejected), config.max_rejected_share)
-        append_quarantine(path / "rejected.jsonl", rejected)
+        # All of them: repeats of a sentence have one id, and each was counted.
+        lines = (json.dumps(asdict(r), ensure_ascii=False) for r in rejected)
+        (path / "rejected.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
         result = SynthResult(
             config.out,
             writer.counts(),

@@ -14,9 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from thaitool.config import dump
+from thaitool.data.manifest import Manifest, append_quarantine, write_manifest
 from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained, write_json
 from thaitool.models.hub import locate
+from thaitool.records import Rejected
 
 RUN = "run.json"
 RESULT = "result.json"
@@ -129,6 +132,40 @@ def open_run(
         with disk_full_is_explained(path):
             (path / "config.yaml").write_text(config_yaml, "utf-8")
     return RunDir(path)
+
+
+def begin(
+    config: Any,
+    stage: str,
+    *,
+    manifest: Manifest,
+    inputs: dict[str, str | None],
+    rejected: list[Rejected],
+    main: bool,
+) -> RunDir:
+    """Claims `config.out` for a stage and writes down what it starts from: configuration, manifest, quarantine.
+
+    Args:
+        config: The stage's configuration.
+        stage: Its key in recipes.
+        manifest: What is trained on.
+        inputs: Name to sha256 of the weights that training starts from.
+        rejected: What the scan set aside.
+        main: Whether this process writes (rank 0).
+
+    Raises:
+        InputError: `config.out` holds another run.
+    """
+    # Where things lie and how many helpers decode does not change what is computed; everything else does.
+    settings = config.model_dump(
+        mode="json", exclude={"out": True, "llm": True, "train": {"workers", "keep"}}
+    )
+    fingerprint = {"config": settings, "manifest": manifest.digest(), **inputs}
+    run = open_run(config.out, fingerprint, dump(config, stage), main=main)
+    if main:
+        write_manifest(manifest, run.path / "manifest.arrow")
+        append_quarantine(run.path / "quarantine.jsonl", rejected)
+    return run
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
