@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) $(OP_SOURCES)
 demo: setup  ## all six stages on the example, offline, in about ten minutes on two cores
 	@$(MAKE) --no-print-directory -C examples demo THAITOOL=$(BIN)/thaitool PYTHON=$(BIN)/python
 
+# One thread: the models are tiny, and threads that wait for each other on a busy machine cost minutes.
 test: setup  ## the tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 check: setup  ## format, lint, types, import contract
 	@$(BIN)/ruff format --check .

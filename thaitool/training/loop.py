@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from torch.utils.tensorboard import SummaryWriter
 
 from thaitool.data.loader import Batch, batches
 from thaitool.data.manifest import append_quarantine, check_share
@@ -190,6 +191,7 @@ class _Loop:
         self.done = Done()
         self.metrics: dict[str, float] = {}
         self.rejected: list[Rejected] = []
+        self.board: SummaryWriter | None = None
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -242,10 +244,18 @@ class _Loop:
                 improved = self._evaluate(row)
             # Before the checkpoint: a run killed in between would resume without this line.
             if self.accelerator.is_main_process:
-                self.run.append_metrics(row)
+                self._log(row)
             if last or improved or (update + 1) % cfg.save_every == 0:
                 self.checkpoint()
             yield row
+
+    def _log(self, row: dict[str, float]) -> None:
+        self.run.append_metrics(row)
+        if self.board is None:
+            # Points that a resumed run makes again replace those of the run that was stopped.
+            self.board = SummaryWriter(str(self.run.path / "tb"), purge_step=int(row["update"]))
+        for name, value in row.items():
+            self.board.add_scalar(name, value, int(row["update"]))
 
     def _update(self, update: int, source: Any) -> dict[str, float]:
         self.objective.train()
@@ -373,6 +383,8 @@ class _Loop:
             listing = ", ".join(f"{k}: planned {planned[k]}, done {done[k]}" for k in differs)
             raise TrainingFailed(f"The run did not do what it planned ({listing}).")
         result = TrainingResult(planned, done, self.metrics, resumed_from)
+        if self.board is not None:
+            self.board.close()
         if self.accelerator.is_main_process:
             write_json(self.run.path / RESULT, asdict(result))
         return result
