@@ -336,9 +336,9 @@ def test_progress_is_a_bar_with_rate_and_eta_on_a_terminal() -> None:
         env=environment,
         check=True,
     )
+    os.close(child)  # so that reading fails, rather than waits, if nothing was shown
     shown = os.read(main, 100_000).decode()
     os.close(main)
-    os.close(child)
     assert done.stdout == b""
     for phrase in ("pretrain", "10/10", "/s", "0:00:00", "loss 0.1"):
         assert phrase in shown

@@ -160,6 +160,12 @@ def _prepare(model: Any, config: FinetuneConfig) -> list[dict[str, Any]]:
                     task_type="CAUSAL_LM",
                 ),
             )
+        rank = model.language_model.peft_config["default"].r
+        if rank != config.lora_rank:
+            raise InputError(
+                f"{config.model} has a LoRA adapter of rank {rank}, which goes on being trained, but lora_rank is"
+                f" {config.lora_rank}; set it to {rank}."
+            )
         lora = [p for n, p in model.language_model.named_parameters() if "lora_" in n]
         for p in lora:
             p.requires_grad_(True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
         return _existing(config.out, fingerprint)
     splits = split_rows(source.rows, dev=config.dev_share, test=config.test_share)
     cast = cast_voices(dev=config.dev_voices, test=config.test_voices, seed=config.seed)
-    with writing_directory(config.out) as path:
+    with writing_directory(config.out) as path, _one_thread():
         writer = _Writer(path, config.shard_rows)
         rejected = list(source.rejected)
         with progress("synth", len(source.rows)) as advance:
@@ -96,6 +97,19 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
             {"fingerprint": fingerprint, "intents": translator.memory.intents, **asdict(result)},
         )
     return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Clips are too short to share among threads: waiting for each other takes them longer than the resampling."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _existing(out: Path, fingerprint: dict[str, object]) -> SynthResult:

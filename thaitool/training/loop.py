@@ -151,6 +151,7 @@ def train(
             advance(1, f"loss {row['loss']:.3f}")
             if loop.anyone(received.number is not None):
                 loop.checkpoint()
+                loop.close()
                 number = received.number or 15
                 raise Interrupted(
                     f"Stopped by signal {number} after update {loop.done.updates} of {config.updates}; the checkpoint"
@@ -369,6 +370,11 @@ class _Loop:
             if update and self.run.checkpoint(update).exists():
                 self.run.point(link, update)
 
+    def close(self) -> None:
+        """Writes out what TensorBoard has not got yet."""
+        if self.board is not None:
+            self.board.close()
+
     def finish(self, resumed_from: int) -> TrainingResult:
         """Compares planned with done and writes `result.json`."""
         n_batches = self.config.updates * self.config.accumulation
@@ -383,8 +389,7 @@ class _Loop:
             listing = ", ".join(f"{k}: planned {planned[k]}, done {done[k]}" for k in differs)
             raise TrainingFailed(f"The run did not do what it planned ({listing}).")
         result = TrainingResult(planned, done, self.metrics, resumed_from)
-        if self.board is not None:
-            self.board.close()
+        self.close()
         if self.accelerator.is_main_process:
             write_json(self.run.path / RESULT, asdict(result))
         return result
