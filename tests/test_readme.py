@@ -68,7 +68,8 @@ def test_make_targets_exist() -> None:
 def test_file_tree_names_what_exists() -> None:
     tree = re.search(r"```text\n(thaitool/\n.*?)```", README, flags=re.DOTALL)
     assert tree is not None
-    paths, folders = [], []
+    paths: list[Path] = []
+    folders: list[str] = []
     for line in tree[1].splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         name = line.strip().split()[0]

@@ -74,6 +74,7 @@ class EncoderShape(Section):
     conv_stride: list[int] = [10, 8, 4]
     codevectors_per_group: Count = 80
     codevector_dim: Count = 64
+    dropout: Share = 0.05
 
 
 class PretrainConfig(Section):

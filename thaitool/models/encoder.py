@@ -60,6 +60,7 @@ def new_config(
     conv_stride: Sequence[int],
     codevectors_per_group: int,
     codevector_dim: int,
+    dropout: float = 0.05,
 ) -> Wav2Vec2Config:
     """A wav2vec 2.0 configuration in XLS-R's form (layer-norm extractor, stable layer norm) at any size."""
     return Wav2Vec2Config(
@@ -79,8 +80,8 @@ def new_config(
         num_codevectors_per_group=codevectors_per_group,
         codevector_dim=codevector_dim,
         proj_codevector_dim=codevector_dim,
-        hidden_dropout=0.05,
-        attention_dropout=0.05,
+        hidden_dropout=dropout,
+        attention_dropout=dropout,
         activation_dropout=0.0,
         feat_proj_dropout=0.0,
         feat_quantizer_dropout=0.0,

@@ -21,7 +21,7 @@ from thaitool.data.shards import read_audio
 from thaitool.errors import InputError
 from thaitool.metrics.tasks import TaskScores, score_tasks
 from thaitool.records import TASKS, Prediction, Progress, Reference, Rejected, Utterance, silent
-from thaitool.reports.report import Report, worst_examples
+from thaitool.reports.report import Example, Report, worst_examples
 from thaitool.reports.write import write_report
 from thaitool.text.normalize import NORMALIZER, normalizer_sha256
 from thaitool.text.prompts import task_prompt
@@ -35,6 +35,10 @@ PREDICTIONS = "predictions.jsonl"
 SHUFFLED = "predictions.shuffled.jsonl"
 #: Wrong answers of each task that the report shows, with a player.
 EXAMPLES = 4
+SYNTHETIC = (
+    "The test speech is synthetic (embedded voices, trainable: false): figures show that the pipeline learns, not how"
+    " well it understands people."
+)
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,12 @@ def _answer_all(
     config: EvalConfig, references: list[Utterance], progress: Progress
 ) -> tuple[list[Prediction], list[Prediction] | None, list[Rejected]]:
     from thaitool.models.checkpoint import load_speech_lm
+    from thaitool.models.device import choose_device
 
     assert config.model is not None  # noqa: S101 (checked by run; narrows the type)
+    device = choose_device(config.device)
     model, processor = load_speech_lm(resolve(config.model), llm=config.llm)
-    model.to(_device(config.device))
+    model.to(device)
     predictions, rejected = _answer(
         config, model, processor, references, references, "eval", progress
     )
@@ -123,14 +129,6 @@ def _answer_all(
     shuffled, _ = _answer(config, model, processor, good, others, "eval, shuffled audio", progress)
     _write_predictions(config.out / SHUFFLED, shuffled)
     return predictions, shuffled, rejected
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def shuffle_audio(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
@@ -276,13 +274,6 @@ def _report(
         )
 
     tasks = scores(predictions)
-    worst = worst_examples(tasks, EXAMPLES)
-    by_id = {u.id: u for u in utterances}
-    audio = {
-        e.id: read_audio(by_id[e.id].audio) for e in worst if by_id[e.id].audio.row is not None
-    }
-    answered_s = sum(p.seconds for p in predictions)
-    trainable = all(u.trainable for u in utterances)
     return Report(
         title=f"{config.model or config.predictions} on {config.data}, {config.split}",
         stage="eval",
@@ -297,26 +288,29 @@ def _report(
         },
         settings={
             "split": config.split,
-            "utterances": len(utterances),
-            "source items": len({u.source_id for u in utterances}),
-            "speakers": ", ".join(sorted({u.speaker or "unknown" for u in utterances})),
             "intents": len(closed_set),
             "bootstrap draws, clustered by source item": config.draws,
         },
         accounting={
+            "utterances": len(utterances),
+            "source items": len({u.source_id for u in utterances}),
+            "speakers": ", ".join(sorted({u.speaker or "unknown" for u in utterances})),
             "audio s": round(sum(u.duration_s for u in utterances), 1),
-            "answering s": round(answered_s, 1),
+            "answering s": round(sum(p.seconds for p in predictions), 1),
             "unusable recordings": n_rejected,
         },
-        examples=worst_examples(tasks, EXAMPLES, audio),
+        examples=_examples(tasks, utterances),
         curves=_curves(config.model) if config.model else {},
-        notes=()
-        if trainable
-        else (
-            "The test speech is synthetic (embedded voices, trainable: false): figures show that"
-            " the pipeline learns, not how well it understands people.",
-        ),
+        notes=() if all(u.trainable for u in utterances) else (SYNTHETIC,),
     )
+
+
+def _examples(tasks: Sequence[TaskScores], utterances: Sequence[Utterance]) -> tuple[Example, ...]:
+    """The worst answers of each task, with the audio that shards hold."""
+    by_id = {u.id: u.audio for u in utterances}
+    refs = {e.id: by_id[e.id] for e in worst_examples(tasks, EXAMPLES)}
+    audio = {item: read_audio(ref) for item, ref in refs.items() if ref.row is not None}
+    return worst_examples(tasks, EXAMPLES, audio)
 
 
 def _closed_set(config: EvalConfig) -> tuple[str, ...]:

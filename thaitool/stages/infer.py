@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from thaitool.audio.decode import BadAudio, probe
 from thaitool.config import InferConfig
 from thaitool.data.loader import collate
-from thaitool.errors import EnvironmentProblem
 from thaitool.models.checkpoint import load_speech_lm
+from thaitool.models.device import choose_device
 from thaitool.models.generate import answer
 from thaitool.records import AudioRef, Progress, Utterance, silent
 from thaitool.text.prompts import task_prompt
@@ -41,15 +41,9 @@ def run(config: InferConfig, progress: Progress = silent) -> Iterator[Answer]:
         InputError: the model directory is none, or its LLM is not where it was.
         EnvironmentProblem: CUDA was asked for and there is none.
     """
-    import torch
-
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise EnvironmentProblem(
-            "device: cuda was asked for, but torch finds no CUDA device; use device: cpu."
-        )
+    device = choose_device(config.device)
     model, processor = load_speech_lm(resolve(config.model), llm=config.llm)
-    model.to("cuda" if cuda else "cpu")
+    model.to(device)
     prompt = config.prompt if config.prompt is not None else task_prompt(config.task)
     with progress("infer", len(config.audio)) as advance:
         for group in _groups(config.audio, config.batch_s):

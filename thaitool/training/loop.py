@@ -19,8 +19,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from thaitool.data.loader import Batch, batches
 from thaitool.data.manifest import append_quarantine, check_share
-from thaitool.errors import EnvironmentProblem, Interrupted, TrainingFailed
+from thaitool.errors import Interrupted, TrainingFailed
 from thaitool.files import write_json, writing_directory
+from thaitool.models.device import choose_device
 from thaitool.training.interrupt import noting_signals
 from thaitool.training.run_dir import RESULT, RunDir
 
@@ -105,12 +106,9 @@ class TrainingResult:
 
 def make_accelerator(config: Training) -> Accelerator:
     """Accelerate with our precision and device; reads the environment of `accelerate launch`."""
-    use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentProblem(
-            "device: cuda was asked for, but torch finds no CUDA device; use device: cpu."
-        )
-    return Accelerator(cpu=use_cpu, mixed_precision=config.mixed_precision)
+    return Accelerator(
+        cpu=choose_device(config.device) == "cpu", mixed_precision=config.mixed_precision
+    )
 
 
 def learning_rate_share(update: int, config: Training) -> float:
