@@ -18,11 +18,12 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) $(OP_SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "thaitool needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version); pass PYTHON=..." >&2; exit 1; }
 	@echo "setup: making $(VENV); about 5 GB, most of it torch with CUDA; 3 to 6 minutes the first time"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@command -v c++ > /dev/null || { echo "the C++ op needs a compiler: install g++ (Debian: apt-get install g++)" >&2; exit 1; }
+	@test -x $(BIN)/pip || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
 	@echo "setup: 1/3 build tools and torch"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) "setuptools>=77,<82" wheel ninja "torch==2.11.*" "torchaudio==2.11.*"
 	@echo "setup: 2/3 dependencies, and the C++ op compiled for this machine"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
+	@PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	@echo "setup: 3/3 looking at the machine"
 	@$(BIN)/thaitool doctor
 	@touch $(STAMP)

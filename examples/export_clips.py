@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from thaitool.data.shards import read_audio, read_thai_sup
@@ -26,6 +27,8 @@ def main() -> None:
     args = parser.parse_args()
     rows = [u for u in read_thai_sup(args.data, split=args.split) if u.task == args.task.lower()]
     chosen = [rows[i * len(rows) // args.count] for i in range(min(args.count, len(rows)))]
+    if args.out.exists() and any(args.out.iterdir()) and not (args.out / "labels.jsonl").exists():
+        sys.exit(f"export_clips: {args.out} holds other files; choose another --out")
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     labels = []

@@ -109,7 +109,7 @@ def batch_loss(model: Any, tokenizer: Any, rows: list[tuple[list[int], int]]) ->
 
 
 def main() -> None:
-    """Trains and saves; an existing --out is left as it is, so that make may call this again."""
+    """Trains and saves; an LLM that an earlier call left in --out is replaced."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
+    if args.out.exists() and not (args.out / "tokenizer.json").exists():
+        sys.exit(f"tiny_llm: {args.out} holds no LLM of an earlier call; choose another --out")
     rows = read_thai_sup(args.data, split="train")
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)

@@ -271,7 +271,7 @@ def test_checkpoint_round_trip(made: Made, tmp_path: Path) -> None:
 def test_checkpoint_refuses_another_llm(made: Made, tmp_path: Path) -> None:
     path = save(made, tmp_path / "checkpoint")
     moved = made.llm.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match="must be a transformers model directory"):
+    with pytest.raises(InputError, match="which is not there any more; say where by --llm"):
         load_speech_lm(path)
     again, _ = load_speech_lm(path, llm=moved)
     batch = training_batch(made.processor)

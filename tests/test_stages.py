@@ -161,7 +161,7 @@ def check_report(out: Path, sup: Path) -> None:
     assert [t["task"] for t in report["tasks"]] == list(TASKS)
     assert [t["task"] for t in report["shuffled"]] == list(TASKS)
     assert {t["count"] for t in report["tasks"]} == {4}
-    assert report["settings"]["utterances"] == 16
+    assert report["accounting"]["utterances"] == 16
     assert report["accounting"]["unusable recordings"] == 0
     assert {"answer_nats", "learning_rate", "eval_answer_nats"} <= report["curves"].keys()
     assert len(report["curves"]["answer_nats"]) == 8

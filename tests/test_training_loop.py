@@ -260,8 +260,19 @@ def test_a_recording_that_breaks_is_set_aside_counted_and_listed_once(tmp_path: 
 
 def test_a_batch_of_nothing_but_broken_recordings_is_an_error(tmp_path: Path) -> None:
     manifest = damaged(tmp_path, 12)
-    with pytest.raises(TrainingFailed, match=r"Every recording of batch 0 is unusable .*clip-"):
+    with pytest.raises(TrainingFailed, match="No update could use any recording"):
         go(Objective(), manifest, tmp_path / "run", settings(max_rejected_share=1.0))
+    assert not RunDir(tmp_path / "run").finished
+
+
+def test_a_batch_of_nothing_but_one_broken_recording_is_skipped(tmp_path: Path) -> None:
+    manifest = damaged(tmp_path, 1)
+    # Every recording makes a batch of its own, so one of the batches is empty.
+    config = settings(updates=12, batch_s=0.1)
+    result = go(Objective(), manifest, tmp_path / "run", config)
+    assert result.done["rejected"] == result.done["skipped"] == 1
+    assert result.done["utterances"] == 11
+    assert len((tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()) == 1
 
 
 def test_best_is_the_best_and_old_checkpoints_go(manifest: Manifest, tmp_path: Path) -> None:
@@ -316,6 +327,7 @@ def test_resume_repairs_what_a_kill_leaves(manifest: Manifest, tmp_path: Path) -
 
 def test_a_checkpoint_of_other_weights_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     go(Objective(), manifest, tmp_path / "run", settings())
+    (tmp_path / "run" / "result.json").unlink()
     wider = Objective()
     wider.extra = nn.Linear(1, 1)
     with pytest.raises(TrainingFailed, match="holds other weights than this run trains"):
@@ -351,7 +363,7 @@ def test_resolve_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         resolve(tmp_path / "no")
     open_run(tmp_path / "run", {}, "")
-    with pytest.raises(InputError, match="a run without a checkpoint yet"):
+    with pytest.raises(InputError, match="has not come to its end"):
         resolve(tmp_path / "run")
 
 

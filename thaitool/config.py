@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from thaitool.errors import ConfigError
 
@@ -69,12 +77,20 @@ class EncoderShape(Section):
     layers: Count = 3
     heads: Count = 4
     intermediate_size: Count = 384
-    conv_dim: list[int] = [48, 96, 128]
-    conv_kernel: list[int] = [20, 16, 8]
-    conv_stride: list[int] = [10, 8, 4]
+    conv_dim: list[Count] = [48, 96, 128]
+    conv_kernel: list[Count] = [20, 16, 8]
+    conv_stride: list[Count] = [10, 8, 4]
     codevectors_per_group: Count = 80
     codevector_dim: Count = 64
     dropout: Share = 0.05
+
+    @model_validator(mode="after")
+    def _fits(self) -> EncoderShape:
+        if len({len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}) > 1:
+            raise ValueError("conv_dim, conv_kernel and conv_stride must be equally long")
+        if self.hidden_size % self.heads or self.hidden_size % 8:
+            raise ValueError("hidden_size must be a multiple of heads, and of 8")
+        return self
 
 
 class PretrainConfig(Section):
@@ -88,8 +104,8 @@ class PretrainConfig(Section):
         None, description="Encoder to continue from; null makes a new one of `encoder`."
     )
     encoder: EncoderShape = Field(EncoderShape(), description="Shape of a new encoder.")
-    crop_s: Positive = Field(
-        15.0, description="Longer audio is cut to a random window of this length."
+    crop_s: float = Field(
+        15.0, ge=0.1, description="Longer audio is cut to a random window of this length."
     )
     dev_share: Share = Field(0.05, description="Share of the sources held out for validation.")
     gumbel_start: Positive = Field(2.0, description="Gumbel temperature at update 0.")
@@ -139,7 +155,8 @@ class AlignConfig(Section):
         "dtw", description="dtw is U-Align; none writes an untrained projector (direct training)."
     )
     plain: bool = Field(
-        False, description="The paper's bare DTW loss; it collapses (CHANGELOG, Tried and dropped)."
+        False,
+        description="The paper's bare DTW loss; it collapses (tests/test_models_alignment.py).",
     )
     allow_untrainable: bool = Field(
         False, description="Train on rows that `synth` marked trainable: false."
@@ -193,6 +210,15 @@ class FinetuneConfig(Section):
     projector_learning_rate: Positive = Field(5e-4, description="Peak rate of the projector.")
     train: Training
 
+    @field_validator("lora_targets")
+    @classmethod
+    def _is_regex(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"must be a regular expression ({error})") from error
+        return value
+
 
 class EvalConfig(Section):
     """`thaitool eval`: scores with intervals for a model or a predictions file."""
@@ -216,6 +242,9 @@ class EvalConfig(Section):
     )
     batch_s: Positive = Field(60.0, description="Padded seconds of audio per batch.")
     max_new_tokens: Count = Field(128, description="Length limit of an answer.")
+    max_rejected_share: Share = Field(
+        0.1, description="Share of unusable recordings that stops the run."
+    )
     draws: Count = Field(2000, description="Bootstrap draws behind each interval.")
     seed: int = Field(0, ge=0, description="Decides the shuffle and the draws.")
     device: Literal["auto", "cpu", "cuda"] = "auto"

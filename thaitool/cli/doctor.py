@@ -12,7 +12,8 @@ from thaitool.errors import EnvironmentProblem
 
 def doctor(
     recipe: Annotated[
-        str | None, typer.Option("--config", help="Also estimate memory for this recipe.")
+        str | None,
+        typer.Option("--config", help="Also estimate the memory of this recipe's pretrain."),
     ] = None,
     json: JsonOption = False,
 ) -> None:

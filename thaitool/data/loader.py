@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,11 +13,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ, BadAudio, decode, normalise
+from thaitool.data.manifest import append_quarantine
 from thaitool.data.shards import read_audio
 from thaitool.records import Rejected, Utterance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -118,9 +121,28 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches number `cursors` of the plan, in that order, decoded ahead by `workers` processes."""
     loader: DataLoader[Batch] = DataLoader(
-        _Planned(manifest, plan, crop_s), batch_size=None, sampler=cursors, num_workers=workers
+        _Planned(manifest, plan, crop_s),
+        batch_size=None,
+        sampler=cursors,
+        num_workers=workers,
+        worker_init_fn=_leave_signals_to_parent,
     )
     yield from loader
+
+
+def _leave_signals_to_parent(_worker: int) -> None:
+    # Job managers signal the whole group; the parent must live to write its checkpoint, and then ends its workers.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def listed(source: Iterator[Batch], ledger: Path) -> Iterator[Batch]:
+    """Batches that hold something; what could not be decoded goes to the quarantine ledger."""
+    for batch in source:
+        if batch.rejected:
+            append_quarantine(ledger, batch.rejected)
+        if batch.utterances:
+            yield batch
 
 
 def in_order(manifest: Manifest, *, batch_s: float) -> Iterator[Batch]:

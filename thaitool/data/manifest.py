@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from thaitool.audio.decode import EXTENSIONS, BadAudio, probe
+from thaitool.audio.decode import EXTENSIONS, MIN_DURATION_S, BadAudio, probe
 from thaitool.data.shards import is_thai_sup, read_thai_sup
 from thaitool.errors import InputError, QuarantineError
 from thaitool.files import disk_full_is_explained
@@ -160,9 +160,15 @@ def scan(
     for source in sources:
         if source.suffix == ".arrow":
             opened = open_manifest(source)
-            utterances.extend(opened[i] for i in range(len(opened)))
+            rows = (opened[i] for i in range(len(opened)))
+            utterances.extend(u for u in rows if split is None or u.split in {None, split})
         elif is_thai_sup(source):
-            utterances.extend(read_thai_sup(source, split=split))
+            for u in read_thai_sup(source, split=split):
+                if u.duration_s >= MIN_DURATION_S:
+                    utterances.append(u)
+                else:
+                    detail = f"its row says {u.duration_s} s, under {MIN_DURATION_S} s"
+                    rejected.append(Rejected(str(u.audio), "too_short", detail))
         else:
             found, bad = _scan_files(source, root)
             utterances.extend(found)

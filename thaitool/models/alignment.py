@@ -1,7 +1,7 @@
 """The alignment loss that does not collapse: centred DTW, pooled contrast, optional contrast over transcripts.
 
 Plain min-DTW has a collapsed optimum below the right one; terms that compare with *other* transcripts remove it
-(measurements: issue A's research note, section 6). Computes losses and monitors from embeddings; runs no encoder.
+(shown in tests/test_models_alignment.py). Computes losses and monitors from embeddings; runs no encoder.
 """
 
 from __future__ import annotations

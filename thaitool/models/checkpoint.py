@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from thaitool.errors import InputError
 from thaitool.models.encoder import damage_is_explained, feature_extractor, read_model_type
+from thaitool.models.hub import locate
 from thaitool.models.processor import AUDIO_TOKEN, ThaiSpeechProcessor
 from thaitool.models.speech_lm import ThaiSpeechConfig, ThaiSpeechForConditionalGeneration
 
@@ -74,7 +75,13 @@ def load_tokenizer(path: Path) -> Any:
     Raises:
         InputError: one of these is missing; the message names it.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} must hold the LLM's tokenizer (tokenizer.json and tokenizer_config.json), but transformers cannot"
+            f" load it: {str(error).splitlines()[0]}"
+        ) from error
     lacks = [n for n in ("eos_token", "chat_template") if not getattr(tokenizer, n, None)]
     if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) in {None, tokenizer.unk_token_id}:
         lacks.append(f"the token {AUDIO_TOKEN}")
@@ -155,8 +162,13 @@ def read_base(path: Path) -> dict[str, str]:
         raise InputError(
             f"{path} must be a model made by `thaitool align` or `finetune` ({FRONT_END} and {BASE}), but is not."
         )
-    base: dict[str, str] = json.loads((path / BASE).read_text("utf-8"))
-    return base
+    try:
+        base = json.loads((path / BASE).read_text("utf-8"))
+        return {name: str(base[name]) for name in ("llm", "sha256", "template_sha256")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path / BASE} is damaged: {error!r}. Copy or make the checkpoint again."
+        ) from error
 
 
 def load_front_end(
@@ -187,7 +199,11 @@ def load_speech_lm(
     """
     base = read_base(path)
     config, tower, projector, processor = load_front_end(path)
-    llm_path = llm or type(path)(base["llm"])
+    if llm is None and not type(path)(base["llm"]).exists():
+        raise InputError(
+            f"The base LLM of {path} was {base['llm']}, which is not there any more; say where by --llm."
+        )
+    llm_path = locate(llm or type(path)(base["llm"]))
     read_model_type(llm_path)
     if (found := weights_sha256(llm_path)) != base["sha256"]:
         raise InputError(

@@ -46,7 +46,16 @@ def _torch() -> Check:
         import torchaudio
         import transformers
 
-        return ", ".join(f"{m.__name__} {m.__version__}" for m in (torch, torchaudio, transformers))
+        found = ", ".join(
+            f"{m.__name__} {m.__version__}" for m in (torch, torchaudio, transformers)
+        )
+        if not (
+            torch.__version__.startswith("2.11.") and torchaudio.__version__.startswith("2.11.")
+        ):
+            raise RuntimeError(
+                f"found {found}; install torch==2.11.* and torchaudio==2.11.* together"
+            )
+        return found
 
     return _guard("torch and torchaudio (both must be 2.11)", look)
 
@@ -123,22 +132,27 @@ def _memory() -> Check:
 
 
 def _estimate(recipe: str) -> Check:
-    """Memory of the optimizer and weights of `pretrain`, the part that does not depend on the batch."""
+    """Memory of weights, gradients and optimizer of `pretrain`, the part that does not depend on the batch."""
     from thaitool.config import PretrainConfig, load
 
     placeholder: dict[str, Any] = {"data": ["."], "out": "."}
     config = load(PretrainConfig, "pretrain", recipe=recipe, options=placeholder)
     import torch
-    from transformers import Wav2Vec2ForPreTraining
+    from transformers import AutoConfig, Wav2Vec2ForPreTraining
 
     from thaitool.models.encoder import new_config
 
-    with torch.device("meta"):
-        model = Wav2Vec2ForPreTraining(new_config(**config.encoder.model_dump()))
-    n = sum(p.numel() for p in model.parameters())
-    # Weights, gradients and two AdamW moments, 4 bytes each.
-    return Check(
-        "recipe",
-        "note",
-        f"pretrain of {recipe}: {n:,} parameters, {16 * n / 2**30:.2f} GiB before activations",
+    if config.init is not None and not (config.init / "config.json").is_file():
+        return Check(
+            "recipe", "note", f"pretrain of {recipe}: unknown, {config.init} is not on this machine"
+        )
+    shape = (
+        AutoConfig.from_pretrained(config.init)
+        if config.init
+        else new_config(**config.encoder.model_dump())
     )
+    with torch.device("meta"):
+        n = sum(p.numel() for p in Wav2Vec2ForPreTraining(shape).parameters())
+    # Weights, gradients and two AdamW moments, 4 bytes each.
+    memory = f"{n:,} parameters, {16 * n / 2**30:.2f} GiB before activations"
+    return Check("recipe", "note", f"pretrain of {recipe}: {memory}")

@@ -6,6 +6,7 @@ again needs no model. Trains nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -16,10 +17,12 @@ import numpy as np
 
 from thaitool.config import EvalConfig
 from thaitool.data.loader import collate
-from thaitool.data.manifest import Manifest, append_quarantine, scan
+from thaitool.data.manifest import Manifest, append_quarantine, check_share, scan
 from thaitool.data.shards import read_audio
 from thaitool.errors import InputError
+from thaitool.files import disk_full_is_explained, write_json
 from thaitool.metrics.tasks import TaskScores, score_tasks
+from thaitool.models.checkpoint import weights_sha256
 from thaitool.records import TASKS, Prediction, Progress, Reference, Rejected, Utterance, silent
 from thaitool.reports.report import Example, Report, worst_examples
 from thaitool.reports.write import write_report
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREDICTIONS = "predictions.jsonl"
+IDENTITY = "eval.json"
 SHUFFLED = "predictions.shuffled.jsonl"
 #: Wrong answers of each task that the report shows, with a player.
 EXAMPLES = 4
@@ -61,7 +65,7 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
         )
     tasks = TASKS if config.task == "slu" else (config.task,)
     references = _select(config, tasks)
-    _claim(config.out)
+    _claim(config, references)
     shuffled: list[Prediction] | None = None
     rejected: list[Rejected] = []
     if config.predictions is not None:
@@ -69,23 +73,38 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
     else:
         predictions, shuffled, rejected = _answer_all(config, references, progress)
     append_quarantine(config.out / "quarantine.jsonl", rejected)
+    check_share(rejected, len(references), config.max_rejected_share)
     bad = {r.item for r in rejected}
     scored = [u for u in references if str(u.audio) not in bad]
     report = _report(config, scored, predictions, shuffled, len(rejected))
-    write_report(report, config.out)
+    with disk_full_is_explained(config.out):
+        write_report(report, config.out)
     return EvalResult(config.out, report)
 
 
-def _claim(out: Path) -> None:
-    """Makes the report directory; an earlier report there is replaced, anything else is left alone."""
-    ours = {"report.json", PREDICTIONS}
-    if out.exists() and (
-        not out.is_dir() or (any(out.iterdir()) and not any((out / n).exists() for n in ours))
-    ):
-        raise InputError(
-            f"{out} must be new or hold an earlier report, but holds other files; choose another --out."
-        )
-    out.mkdir(parents=True, exist_ok=True)
+def _claim(config: EvalConfig, references: Sequence[Utterance]) -> None:
+    """Makes the report directory, or returns to that of the same evaluation; any other is left alone."""
+    answers = config.predictions or resolve(config.model or config.out)
+    is_file = config.predictions is not None
+    answered = (
+        hashlib.sha256(answers.read_bytes()).hexdigest() if is_file else weights_sha256(answers)
+    )
+    settings = config.model_dump(
+        mode="json", exclude={"out", "data", "model", "predictions", "llm", "device"}
+    )
+    asked = hashlib.sha256("".join(f"{u.id}/{u.task}/{u.label}\n" for u in references).encode())
+    identity = {"settings": settings, "answers": answered, "references": asked.hexdigest()}
+    file = config.out / IDENTITY
+    if file.is_file():
+        if json.loads(file.read_text("utf-8")) != identity:
+            raise InputError(
+                f"{config.out} holds the report of another model, data set or setting; choose another --out."
+            )
+        return
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise InputError(f"{config.out} must be new, but holds other files; choose another --out.")
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(file, identity)
 
 
 def _select(config: EvalConfig, tasks: Sequence[str]) -> list[Utterance]:
@@ -212,7 +231,8 @@ def read_predictions(path: Path) -> list[Prediction]:
         InputError: a line is not JSON or lacks a field; file, line and field are named.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        # Not splitlines(): an answer may hold a character that it takes for the end of a line.
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} must be a JSONL file of predictions in UTF-8, but cannot be read: {error}."
@@ -232,16 +252,13 @@ def read_predictions(path: Path) -> list[Prediction]:
                 raise InputError(
                     f"{path}:{number} must have the text field {name!r}, but it is missing or no text."
                 )
-        predictions.append(
-            Prediction(
-                row["id"],
-                row["task"],
-                row["text"],
-                bool(row.get("stopped", True)),
-                float(row.get("audio_s", 0)),
-                float(row.get("seconds", 0)),
+        numbers = [row.get("audio_s", 0), row.get("seconds", 0)]
+        if not all(isinstance(n, int | float) for n in numbers):
+            raise InputError(
+                f"{path}:{number} must have numbers in 'audio_s' and 'seconds', but has {numbers}."
             )
-        )
+        stopped = bool(row.get("stopped", True))
+        predictions.append(Prediction(row["id"], row["task"], row["text"], stopped, *numbers))
     return predictions
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from thaitool.config import FinetuneConfig
-from thaitool.data.loader import Batch, in_order
+from thaitool.data.loader import Batch, in_order, listed
 from thaitool.data.manifest import Manifest, require_trainable, scan
 from thaitool.data.plan import make_plan
 from thaitool.errors import InputError
 from thaitool.models.checkpoint import load_speech_lm, read_base, save_checkpoint, weights_sha256
+from thaitool.models.hub import locate
 from thaitool.models.processor import IGNORED, ThaiSpeechProcessor
 from thaitool.records import Progress, silent
 from thaitool.text.prompts import task_prompt
@@ -83,18 +84,19 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
     dev_set, dev_rejected = _read(config, "dev")
     require_trainable(train_set, allowed=config.allow_untrainable)
     accelerator = make_accelerator(config.train)
+    torch.manual_seed(config.train.seed)
+    model, processor = load_speech_lm(model_path, llm=config.llm)
+    groups = _prepare(model, config)
     out = begin(
         config,
         "finetune",
         manifest=train_set,
         inputs={"model": weights_sha256(model_path), "llm": base["sha256"]},
+        paths=("out", "data", "model", "llm"),
         rejected=[*rejected, *dev_rejected],
         main=accelerator.is_main_process,
     )
-    torch.manual_seed(config.train.seed)
-    model, processor = load_speech_lm(model_path, llm=config.llm)
-    groups = _prepare(model, config)
-    llm = config.llm or type(model_path)(base["llm"])
+    llm = locate(config.llm or type(model_path)(base["llm"]))
 
     def save(path: Path) -> None:
         save_checkpoint(
@@ -113,7 +115,7 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
         Task(
             objective,
             groups,
-            evaluate=lambda: evaluate(objective, dev_set, config.train.batch_s),
+            evaluate=lambda: evaluate(objective, dev_set, config.train.batch_s, out.quarantine),
             save=save,
             better=("answer_nats", -1),
         ),
@@ -181,13 +183,14 @@ def _prepare(model: Any, config: FinetuneConfig) -> list[dict[str, Any]]:
     return groups
 
 
-def evaluate(objective: _Objective, dev_set: Manifest, batch_s: float) -> dict[str, float]:
+def evaluate(
+    objective: _Objective, dev_set: Manifest, batch_s: float, ledger: Path
+) -> dict[str, float]:
     """Cross entropy per answer token on held-out rows, over all tasks and per task."""
     nats, tokens = 0.0, 0.0
-    for batch in in_order(dev_set, batch_s=batch_s):
-        if batch.utterances:
-            n, d = objective(batch, None).logs["answer_nats"]
-            nats, tokens = nats + n, tokens + d
+    for batch in listed(in_order(dev_set, batch_s=batch_s), ledger):
+        n, d = objective(batch, None).logs["answer_nats"]
+        nats, tokens = nats + n, tokens + d
     if not tokens:
         raise InputError("Finetuning is judged on the dev split, but its audio could not be read.")
     return {"answer_nats": nats / tokens}

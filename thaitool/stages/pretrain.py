@@ -13,7 +13,7 @@ from torch import nn
 from transformers import Wav2Vec2ForPreTraining
 
 from thaitool.config import PretrainConfig
-from thaitool.data.loader import Batch, in_order
+from thaitool.data.loader import Batch, in_order, listed
 from thaitool.data.manifest import Manifest, scan
 from thaitool.data.plan import make_plan
 from thaitool.errors import InputError
@@ -82,19 +82,20 @@ def run(config: PretrainConfig, progress: Progress = silent) -> PretrainResult:
     train_set, dev_set = hold_out(manifest, config.dev_share)
     init = resolve(config.init) if config.init else None
     accelerator = make_accelerator(config.train)
-    out = begin(
-        config,
-        "pretrain",
-        manifest=manifest,
-        inputs={"init": weights_sha256(init) if init else None},
-        rejected=rejected,
-        main=accelerator.is_main_process,
-    )
     torch.manual_seed(config.train.seed)
     model = (
         load_pretraining(init)
         if init
         else Wav2Vec2ForPreTraining(new_config(**config.encoder.model_dump()))
+    )
+    out = begin(
+        config,
+        "pretrain",
+        manifest=manifest,
+        inputs={"init": weights_sha256(init) if init else None},
+        paths=("out", "data", "init"),
+        rejected=rejected,
+        main=accelerator.is_main_process,
     )
     objective = _Objective(model, config.gumbel_start, config.gumbel_end)
 
@@ -112,7 +113,7 @@ def run(config: PretrainConfig, progress: Progress = silent) -> PretrainResult:
                     "lr": config.train.learning_rate,
                 }
             ],
-            evaluate=lambda: _evaluate(objective, dev_set, config.train.batch_s),
+            evaluate=lambda: _evaluate(objective, dev_set, config.train.batch_s, out.quarantine),
             save=save,
         ),
         manifest=train_set,
@@ -153,14 +154,18 @@ def hold_out(manifest: Manifest, share: float) -> tuple[Manifest, Manifest]:
     return manifest.select(~is_dev), manifest.select(is_dev)
 
 
-def _evaluate(objective: _Objective, dev_set: Manifest, batch_s: float) -> dict[str, float]:
+def _evaluate(
+    objective: _Objective, dev_set: Manifest, batch_s: float, ledger: Path
+) -> dict[str, float]:
     if len(dev_set) == 0:
         return {}
     sums: dict[str, tuple[float, float]] = {}
-    for batch in in_order(dev_set, batch_s=batch_s):
-        if not batch.utterances:
-            continue
+    for batch in listed(in_order(dev_set, batch_s=batch_s), ledger):
         for name, (n, d) in objective(batch, None).logs.items():
             a, b = sums.get(name, (0.0, 0.0))
             sums[name] = (a + n, b + d)
+    if not sums:
+        raise InputError(
+            f"None of the {len(dev_set)} held-out recordings could be read; see {ledger}."
+        )
     return {name: n / d for name, (n, d) in sums.items()}

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from thaitool.config import SynthConfig
-from thaitool.data.manifest import check_share
 from thaitool.data.shards import Provenance, ThaiSupRow, write_provenance, write_shard
-from thaitool.errors import ConfigError, InputError
+from thaitool.errors import ConfigError, InputError, QuarantineError
 from thaitool.files import write_json, writing_directory
 from thaitool.records import Progress, Rejected, silent
 from thaitool.synth.augment import augment
@@ -81,8 +80,8 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
                     else:
                         writer.add(*made)
                 advance()
+        _check_rejected(rejected, writer.total, config)
         writer.flush()
-        check_share(rejected, writer.total + len(rejected), config.max_rejected_share)
         # All of them: repeats of a sentence have one id, and each was counted.
         lines = (json.dumps(asdict(r), ensure_ascii=False) for r in rejected)
         (path / "rejected.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
@@ -97,6 +96,24 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
             {"fingerprint": fingerprint, "intents": translator.memory.intents, **asdict(result)},
         )
     return result
+
+
+def _check_rejected(rejected: list[Rejected], made: int, config: SynthConfig) -> None:
+    """Raises `QuarantineError` with the reasons, as the directory with the full list is not kept then."""
+    share = len(rejected) / max(1, made + len(rejected))
+    if made and share <= config.max_rejected_share:
+        return
+    first = {r.reason: r for r in reversed(rejected)}
+    counts = Counter(r.reason for r in rejected)
+    listing = "\n".join(
+        f"  - {reason}: {n}, first {first[reason].item}: {first[reason].detail}"
+        for reason, n in counts.items()
+    )
+    raise QuarantineError(
+        f"{len(rejected)} of {made + len(rejected)} rows of {config.source} were rejected, and {made} could be made;"
+        f" the allowed share is {config.max_rejected_share:g}:\n{listing}\n"
+        "Add what is missing (a translation memory: --translator memory:FILE), or raise max_rejected_share."
+    )
 
 
 @contextmanager
@@ -118,8 +135,14 @@ def _existing(out: Path, fingerprint: dict[str, object]) -> SynthResult:
         raise InputError(
             f"{out} must be new, but exists and holds no data set of thaitool; choose another --out."
         )
-    card = json.loads(card_file.read_text("utf-8"))
-    if card["fingerprint"] != json.loads(json.dumps(fingerprint)):
+    try:
+        card = json.loads(card_file.read_text("utf-8"))
+        known = card["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{card_file} must be a card that `synth` wrote, but is not: {error!r}."
+        ) from error
+    if known != json.loads(json.dumps(fingerprint)):
         raise InputError(
             f"{out} holds a data set made with another source or other settings; choose another --out or delete it."
         )
@@ -191,11 +214,6 @@ class _Writer:
     def flush(self) -> None:
         for key in list(self.waiting):
             self._write(key)
-        if not self.provenance:
-            raise InputError(
-                "No row could be made of the source; every one was rejected, see the reasons in the message"
-                " of a smaller run with --set max_rejected_share=1."
-            )
         write_provenance(self.root / "provenance" / "part-00000.parquet", self.provenance)
 
     def counts(self) -> tuple[tuple[str, str, int, float], ...]:

@@ -6,6 +6,7 @@ loop owns order, accumulation, clipping, schedule, checkpoints, signals and the 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import zlib
@@ -88,6 +89,8 @@ class Done:
     utterances: int = 0
     rejected: int = 0
     unused: int = 0
+    skipped: int = 0
+    """Updates in which nothing could be used, so that no step was made."""
     audio_s: float = 0.0
     train_s: float = 0.0
     best: float | None = None
@@ -139,6 +142,9 @@ def train(
         TrainingFailed: a loss or gradient is not finite, or done differs from planned.
         QuarantineError: too many recordings cannot be used.
     """
+    if run.finished:
+        stored = json.loads((run.path / RESULT).read_text("utf-8"))
+        return TrainingResult(**{**stored, "resumed_from": config.updates})
     loop = _Loop(task, manifest, plan, config, run, accelerator, crop_s)
     resumed_from = loop.resume()
     with (
@@ -263,8 +269,13 @@ class _Loop:
         for micro in range(self.config.accumulation):
             batch: Batch = next(source)
             self._account(batch)
+            if not batch.utterances and self.accelerator.num_processes == 1:
+                continue  # counted and listed; the rest of the update goes on without it
             if not batch.utterances:
-                self._refuse_empty(batch)
+                raise TrainingFailed(
+                    f"Every recording of batch {batch.cursor} is unusable ({batch.rejected[0].detail}), and processes"
+                    f" must stay in step; take what quarantine.jsonl in {self.run.path} lists out of the data."
+                )
             seed = zlib.crc32(f"{self.config.seed}/{batch.cursor}".encode())
             torch.manual_seed(seed)
             step = Step(update, update / self.config.updates, seed)
@@ -274,8 +285,8 @@ class _Loop:
                 if not torch.isfinite(loss.total):
                     raise TrainingFailed(
                         f"The loss of update {update + 1} is {float(loss.total.detach())}; its batch holds"
-                        f" {', '.join(u.id for u in batch.utterances[:5])}, … The last checkpoint is intact; lower"
-                        " the learning rate or look at these recordings."
+                        f" {', '.join(u.id for u in batch.utterances[:5])}, … The last checkpoint is intact; look"
+                        " at these recordings, or start a new --out with a lower learning rate."
                     )
                 self.accelerator.backward(loss.total)
             weight += loss.weight
@@ -290,16 +301,14 @@ class _Loop:
         rate = self.optimizer.param_groups[0]["lr"]
         return {"loss": total / max(weight, 1e-9), "grad_norm": norm, "learning_rate": rate, **logs}
 
-    def _refuse_empty(self, batch: Batch) -> None:
-        raise TrainingFailed(
-            f"Every recording of batch {batch.cursor} is unusable ({batch.rejected[0].item}:"
-            f" {batch.rejected[0].detail}); see quarantine.jsonl in {self.run.path}."
-        )
-
     def _step(self, update: int, weight: float) -> float:
         world = self.accelerator.num_processes
         sums = torch.tensor(weight, device=self.accelerator.device, dtype=torch.float64)
         everyone = float(self.accelerator.reduce(sums)) if world > 1 else weight
+        if not everyone:
+            self.optimizer.zero_grad()
+            self.done.skipped += 1
+            return 0.0
         # One division for the whole update; DDP has averaged over processes, which the factor `world` undoes.
         for p in self.parameters:
             if p.grad is not None:
@@ -386,6 +395,11 @@ class _Loop:
         if differs:
             listing = ", ".join(f"{k}: planned {planned[k]}, done {done[k]}" for k in differs)
             raise TrainingFailed(f"The run did not do what it planned ({listing}).")
+        if self.done.skipped == self.config.updates:
+            raise TrainingFailed(
+                f"No update could use any recording; see {self.run.quarantine}, and whether the transcripts"
+                " are longer than their audio can carry."
+            )
         result = TrainingResult(planned, done, self.metrics, resumed_from)
         self.close()
         if self.accelerator.is_main_process:

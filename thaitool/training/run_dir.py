@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,11 @@ class RunDir:
     """A directory that belongs to one run, told apart by its fingerprint."""
 
     path: Path
+
+    @property
+    def quarantine(self) -> Path:
+        """The ledger of recordings that could not be used."""
+        return self.path / "quarantine.jsonl"
 
     @property
     def finished(self) -> bool:
@@ -140,6 +146,7 @@ def begin(
     *,
     manifest: Manifest,
     inputs: dict[str, str | None],
+    paths: Sequence[str],
     rejected: list[Rejected],
     main: bool,
 ) -> RunDir:
@@ -150,21 +157,24 @@ def begin(
         stage: Its key in recipes.
         manifest: What is trained on.
         inputs: Name to sha256 of the weights that training starts from.
+        paths: Keys of the configuration that only say where something lies.
         rejected: What the scan set aside.
         main: Whether this process writes (rank 0).
 
     Raises:
         InputError: `config.out` holds another run.
     """
-    # Where things lie and how many helpers decode does not change what is computed; everything else does.
+    # Where things lie (their content is hashed), how many helpers decode and when to give up do not change what is
+    # computed; everything else does.
     settings = config.model_dump(
-        mode="json", exclude={"out": True, "llm": True, "train": {"workers", "keep"}}
+        mode="json",
+        exclude={**dict.fromkeys(paths, True), "train": {"workers", "keep", "max_rejected_share"}},
     )
     fingerprint = {"config": settings, "manifest": manifest.digest(), **inputs}
     run = open_run(config.out, fingerprint, dump(config, stage), main=main)
     if main:
         write_manifest(manifest, run.path / "manifest.arrow")
-        append_quarantine(run.path / "quarantine.jsonl", rejected)
+        append_quarantine(run.quarantine, rejected)
     return run
 
 
@@ -186,6 +196,10 @@ def resolve(path: Path) -> Path:
         InputError: nothing is there, or the run has not written a checkpoint yet.
     """
     path = locate(path)
+    if (path / RUN).exists() and not (path / RESULT).exists():
+        raise InputError(
+            f"{path} is a run that has not come to its end; run its command again, or name one of its checkpoints."
+        )
     for link in ("best", "last"):
         if (path / link).exists():
             return (path / link).resolve()
