@@ -6,12 +6,14 @@ import os
 import runpy
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from thaitool.data.shards import write_shard
 from thaitool.metrics.tasks import TaskScores
 from thaitool.records import Score
 from thaitool.reports.report import Report
@@ -134,6 +136,31 @@ def test_pipeline_resumes_an_interrupted_run_and_drops_an_outdated_one(pipeline:
     (folder / "out" / "aligned" / "result.json").touch()
     run()
     assert not (interrupted / "checkpoint-1").exists()
+
+
+@pytest.mark.parametrize("script", ["export_clips.py", "tiny_llm.py"])
+def test_scripts_leave_other_peoples_files_alone(script: str, tmp_path: Path) -> None:
+    thesis = tmp_path / "mine" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("three years of work")
+    data = tmp_path / "data" / "IC" / "test"
+    write_shard(data / "test-00000.parquet", [])
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(EXAMPLES / script),
+            "--data",
+            str(tmp_path / "data"),
+            "--out",
+            str(thesis.parent),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "choose another --out" in done.stderr
+    assert thesis.read_text() == "three years of work"
 
 
 def _report(accuracy: float, low: float, shuffled: float) -> Report:

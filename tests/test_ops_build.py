@@ -12,8 +12,8 @@ import pytest
 import torch
 from setuptools import Extension
 from setuptools.dist import Distribution
+from setuptools.errors import OptionError, PlatformError
 
-from thaitool.errors import ConfigError, EnvironmentProblem
 from thaitool.ops import build, dtw
 
 PACKAGE = Path(dtw.__file__).resolve().parents[1]
@@ -87,8 +87,8 @@ def test_the_installed_binary_links_no_cuda() -> None:
 @pytest.mark.parametrize(
     ("value", "error", "sentence"),
     [
-        ("1", EnvironmentProblem, "this version has a CPU kernel only"),
-        ("yes", ConfigError, "must be unset, 0 or 1, but is 'yes'"),
+        ("1", PlatformError, "this version has a CPU kernel only"),
+        ("yes", OptionError, "must be unset, 0 or 1, but is 'yes'"),
     ],
 )
 def test_the_build_refuses(
@@ -107,3 +107,10 @@ def test_the_extension_gets_the_stable_abi() -> None:
     assert extension.libraries == ["torch_cpu"]
     assert "-std=c++17" in extension.extra_compile_args
     assert any((Path(path) / "torch/csrc/stable").is_dir() for path in extension.include_dirs)
+
+
+def test_the_build_hook_stands_alone() -> None:
+    # In a fresh environment thaitool is not importable while it is being built.
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); assert 'thaitool' not in sys.modules"
+    hook = PACKAGE / "ops" / "build.py"
+    subprocess.run([sys.executable, "-I", "-c", code, str(hook)], check=True, cwd="/")

@@ -22,6 +22,7 @@ from thaitool.config import (
     PretrainConfig,
     SynthConfig,
 )
+from thaitool.data.manifest import from_utterances, scan, write_manifest
 from thaitool.data.shards import read_audio, read_thai_sup
 from thaitool.errors import ConfigError, InputError, QuarantineError
 from thaitool.models.checkpoint import load_speech_lm
@@ -342,6 +343,58 @@ def test_two_letters_too_many_in_each_line(sup: Path, tmp_path: Path) -> None:
     assert cer["numerator"] == 2 * 4
     assert cer["denominator"] == pytest.approx(letters, rel=0.1)  # less what normalising folds
     assert cer["low"] <= cer["value"] <= cer["high"]
+
+
+def test_a_report_directory_belongs_to_one_evaluation(sup: Path, tmp_path: Path) -> None:
+    first = scored(sup, tmp_path / "report", lambda u: u.label or "")
+    before = (tmp_path / "report" / "report.html").read_bytes()
+    with pytest.raises(InputError, match="report of another model, data set or setting"):
+        scored(sup, tmp_path / "report", lambda _: "")
+    assert (tmp_path / "report" / "report.html").read_bytes() == before
+    assert scored(sup, tmp_path / "report", lambda u: u.label or "") == first
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "predictions.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="must be new, but holds other files"):
+        scored(sup, mine, lambda u: u.label or "")
+
+
+@pytest.mark.parametrize(
+    ("line", "phrases"),
+    [
+        ('{"id": "a", "task": "ic"}', ["predictions.jsonl:2", "'text'"]),
+        (
+            '{"id": "a", "task": "ic", "text": "x", "audio_s": null}',
+            ["predictions.jsonl:2", "'audio_s'"],
+        ),
+        ("{", ["predictions.jsonl:2", "JSON"]),
+    ],
+)
+def test_a_bad_line_of_predictions_is_named(tmp_path: Path, line: str, phrases: list[str]) -> None:
+    file = tmp_path / "predictions.jsonl"
+    file.write_text('{"id": "b", "task": "ic", "text": "one\u2028line"}\n' + line + "\n", "utf-8")
+    with pytest.raises(InputError) as caught:
+        evaluate.read_predictions(file)
+    assert all(phrase in str(caught.value) for phrase in phrases)
+
+
+def test_a_split_of_a_manifest_is_that_split(sup: Path, tmp_path: Path) -> None:
+    everything = [*rows(sup, "train"), *rows(sup, "test")]
+    write_manifest(from_utterances(everything), tmp_path / "m.arrow")
+    found = scan([tmp_path / "m.arrow"], split="test")[0]
+    assert len(found) == len(rows(sup, "test")) < len(everything)
+
+
+def test_synth_that_can_make_nothing_says_why(tmp_path: Path) -> None:
+    source = tmp_path / "foreign.jsonl"
+    source.write_text(
+        '{"instruction": "Fold my shirts.", "input": "", "output": "Done."}\n', "utf-8"
+    )
+    with pytest.raises(QuarantineError) as caught:
+        synth.run(tiny.make(SynthConfig, source=source, out=tmp_path / "x", max_rejected_share=1.0))
+    assert "no_translation: 6, first" in str(caught.value)
+    assert "--translator memory:FILE" in str(caught.value)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def assert_same(run: RunDir, other: RunDir) -> None:
     assert len({json.dumps({**a, "train_s": 0, "hours": 0}) for a in accounts}) == 1
 
 
-def start(cfg: PretrainConfig, *before: str) -> subprocess.Popen[str]:
+def start(cfg: PretrainConfig, *before: str, own_group: bool = False) -> subprocess.Popen[str]:
     """`thaitool pretrain` on a recipe, as somebody would start it."""
     recipe = cfg.out.with_suffix(".yaml")
     recipe.write_text(dump(cfg, "pretrain"), "utf-8")
@@ -97,17 +97,27 @@ def start(cfg: PretrainConfig, *before: str) -> subprocess.Popen[str]:
         "PYTHONPATH": str(tiny.ROOT),
     }
     return subprocess.Popen(
-        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=own_group,
     )
 
 
-def stop_at(process: subprocess.Popen[str], run: RunDir, update: int, number: int) -> str:
+def stop_at(
+    process: subprocess.Popen[str], run: RunDir, update: int, number: int, *, group: bool = False
+) -> str:
     """Sends a signal once `update` is in the metrics; returns what the process wrote to stderr."""
     deadline = time.monotonic() + 120
     while len(run.metrics()) < update and process.poll() is None:
         assert time.monotonic() < deadline, "the run made no progress in 120 s"
         time.sleep(0.002)
-    process.send_signal(number)
+    if group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     return process.communicate(timeout=120)[1]
 
 
@@ -164,6 +174,15 @@ def test_a_finished_run_is_not_run_again(undisturbed: RunDir, audio: Path) -> No
     assert (undisturbed.path / "last").stat().st_mtime_ns == stamp
     # What does not change the result may change: where it runs ahead, how much is kept.
     assert pretrain.run(config(audio, undisturbed.path, keep=1)).training.resumed_from == UPDATES
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_spares_the_workers(audio: Path, number: int) -> None:
+    cfg = config(audio, audio.parent / f"group-{number}", workers=2)
+    process = start(cfg, own_group=True)
+    stderr = stop_at(process, RunDir(cfg.out), 2, number, group=True)
+    assert process.returncode == 128 + number, stderr
+    assert RunDir(cfg.out).last_update >= 2
 
 
 def test_other_settings_or_data_in_the_same_directory_are_refused(

@@ -22,7 +22,7 @@ from thaitool.records import Advance
 EXIT_CODES = (
     "Exit codes: 0 done · 1 a bug in thaitool · 2 wrong option or recipe · 3 wrong data, model or directory"
     " · 4 too many unusable recordings · 5 something is missing on this machine (library, device, disk)"
-    " · 6 training failed · 130 Ctrl-C · 143 SIGTERM (both resumable) · 141 the reader of the output left"
+    " · 6 training failed · 130 Ctrl-C · 143 SIGTERM (training can be resumed) · 141 the reader of the output left"
 )
 
 ConfigOption = Annotated[

@@ -1,7 +1,8 @@
 """Build hook: compiles `thaitool.ops._C` against the installed torch. Does not load what it builds.
 
 `pyproject.toml` names the extension and its sources; this class adds what only torch knows. The
-result uses the stable ABI of torch and no Python API.
+result uses the stable ABI of torch and no Python API. Imports nothing of thaitool, which is not
+installed yet when setuptools loads this file.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import os
 
 from setuptools import Extension
+from setuptools.errors import OptionError, PlatformError
 from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
-
-from thaitool.errors import ConfigError, EnvironmentProblem
 
 #: Oldest torch whose stable ABI the kernels may use: 2.11, one byte per part of the version.
 TORCH_TARGET_VERSION = "0x020b000000000000"
@@ -39,20 +39,20 @@ class BuildExt(BuildExtension):
     """`build_ext` for `thaitool.ops._C`.
 
     Raises:
-        ConfigError: `THAITOOL_CUDA` is set to something else than 0 or 1.
-        EnvironmentProblem: `THAITOOL_CUDA=1` asks for a kernel that does not exist yet.
+        OptionError: `THAITOOL_CUDA` is set to something else than 0 or 1.
+        PlatformError: `THAITOOL_CUDA=1` asks for a kernel that does not exist yet.
     """
 
     def build_extensions(self) -> None:
         """Check `THAITOOL_CUDA`, complete the extension, compile."""
         wanted = os.environ.get("THAITOOL_CUDA", "")
         if wanted == "1":
-            raise EnvironmentProblem(
+            raise PlatformError(
                 "THAITOOL_CUDA=1 asks for the CUDA kernel of thaitool.ops, but this version has a "
                 "CPU kernel only. Unset THAITOOL_CUDA or set it to 0."
             )
         if wanted not in {"", "0"}:
-            raise ConfigError(f"THAITOOL_CUDA must be unset, 0 or 1, but is {wanted!r}.")
+            raise OptionError(f"THAITOOL_CUDA must be unset, 0 or 1, but is {wanted!r}.")
         for extension in self.extensions:
             if extension.name == EXTENSION_NAME:
                 add_torch(extension)
