@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -77,3 +78,23 @@ def test_file_tree_names_what_exists() -> None:
         paths.append(Path(*folders))
     assert len(paths) >= 20
     assert [p for p in paths if not (ROOT / p).exists()] == []
+
+
+def test_figures_are_those_of_the_results_file() -> None:
+    results = json.loads((ROOT / "examples" / "results" / "demo.json").read_text("utf-8"))
+
+    def score(group: str, name: str) -> dict[str, float]:
+        scores = [s for task in results["report"][group] for s in task["scores"]]
+        return next(s for s in scores if s["name"] == name)
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    accuracy, shuffled = score("tasks", "ic_accuracy"), score("shuffled", "ic_accuracy")
+    low, high = percent(accuracy["low"]), percent(accuracy["high"])
+    assert f"{percent(accuracy['value'])} (95 % interval {low} to {high}," in README
+    low, high = percent(shuffled["low"]), percent(shuffled["high"])
+    assert f"{percent(shuffled['value'])} ({low} to {high})" in README
+    assert f"character error rate {percent(score('tasks', 'cer')['value'])}" in README
+    minutes = sum(results["seconds"].values()) / 60
+    assert f"about {minutes:.0f} minutes on two cores" in README
