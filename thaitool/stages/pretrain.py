@@ -76,18 +76,14 @@ def run(config: PretrainConfig, progress: Progress = silent) -> PretrainResult:
         QuarantineError: too many unusable recordings.
         Interrupted, TrainingFailed: see `thaitool.training.loop.train`.
     """
-    manifest, rejected = scan(
-        config.data, split="train", max_rejected_share=config.train.max_rejected_share
-    )
+    limit = config.train.max_rejected_share
+    manifest, rejected = scan(config.data, split="train", max_rejected_share=limit)
     train_set, dev_set = hold_out(manifest, config.dev_share)
     init = resolve(config.init) if config.init else None
     accelerator = make_accelerator(config.train)
     torch.manual_seed(config.train.seed)
-    model = (
-        load_pretraining(init)
-        if init
-        else Wav2Vec2ForPreTraining(new_config(**config.encoder.model_dump()))
-    )
+    shape = new_config(**config.encoder.model_dump())
+    model = load_pretraining(init) if init else Wav2Vec2ForPreTraining(shape)
     out = begin(
         config,
         "pretrain",
@@ -109,7 +105,7 @@ def run(config: PretrainConfig, progress: Progress = silent) -> PretrainResult:
             [
                 {
                     "name": "encoder",
-                    "params": list(model.parameters()),
+                    "params": [*model.parameters()],
                     "lr": config.train.learning_rate,
                 }
             ],

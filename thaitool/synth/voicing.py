@@ -66,10 +66,7 @@ def voice_row(
     trainable: bool,
 ) -> tuple[ThaiSupRow, Provenance] | Rejected:
     """Speaks one rendering for one task, or says why not (no label, unspeakable, a gate)."""
-    digest = hashlib.sha1(
-        f"{row.corpus}/{row.source_id}".encode(), usedforsecurity=False
-    ).hexdigest()[:12]
-    data_id = f"{task.upper()}-{digest}-{row.variant:02d}"
+    data_id = _data_id(task, row)
     label = label_for(task, rendering, intent_th)
     if label is None:
         return Rejected(data_id, "no_label", f"the source row has no {task} label")
@@ -115,3 +112,9 @@ def voice_row(
         trainable=trainable,
     )
     return public, provenance
+
+
+def _data_id(task: str, row: SourceRow) -> str:
+    source = f"{row.corpus}/{row.source_id}".encode()
+    digest = hashlib.sha1(source, usedforsecurity=False).hexdigest()[:12]
+    return f"{task.upper()}-{digest}-{row.variant:02d}"
