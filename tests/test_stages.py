@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -301,6 +306,35 @@ def test_synth_is_whole_or_absent_and_the_same_again(sup: Path, base: Path, tmp_
         synth.run(few)
     assert not (tmp_path / "x").exists()
     assert not list(tmp_path.glob(".*tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_synth_that_is_stopped_leaves_nothing(tmp_path: Path, number: int) -> None:
+    source = tiny.ROOT / "examples" / "alpaca.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "thaitool",
+        "synth",
+        "--source",
+        str(source),
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".x.tmp").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(1)  # into the speaking, where the signal may strike inside a C library
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, stderr
+    assert f"Stopped by signal {int(number)} during synth" in stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def scored(sup: Path, out: Path, told: Callable[[Utterance], str], **changes: Any) -> Any:

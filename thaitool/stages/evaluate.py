@@ -28,6 +28,7 @@ from thaitool.reports.report import Example, Report, worst_examples
 from thaitool.reports.write import write_report
 from thaitool.text.normalize import NORMALIZER, normalizer_sha256
 from thaitool.text.prompts import task_prompt
+from thaitool.training.interrupt import noting_signals, stop_if_asked
 from thaitool.training.run_dir import METRICS, RunDir, resolve
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _answer(
     rejected: list[Rejected] = []
     # Longest first: memory runs out at once or never.
     order = sorted(range(len(heard)), key=lambda i: -heard[i].duration_s)
-    with progress(description, len(order)) as advance:
+    with noting_signals() as received, progress(description, len(order)) as advance:
         start = 0
         while start < len(order):
             size = max(1, int(config.batch_s // heard[order[start]].duration_s))
@@ -214,6 +215,7 @@ def _answer(
                     for u, h, (text, stopped) in zip(asked, batch.utterances, answers, strict=True)
                 ]
             advance(len(rows))
+            stop_if_asked(received, description)
     return predictions, rejected
 
 

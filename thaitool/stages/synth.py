@@ -23,6 +23,7 @@ from thaitool.synth.sources import SourceRow, read_source
 from thaitool.synth.splits import split_rows
 from thaitool.synth.translate import MemoryTranslator, open_translator
 from thaitool.synth.voicing import Cast, cast_voices, voice_row
+from thaitool.training.interrupt import noting_signals, stop_if_asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
         return _existing(config.out, fingerprint)
     splits = split_rows(source.rows, dev=config.dev_share, test=config.test_share)
     cast = cast_voices(dev=config.dev_voices, test=config.test_voices, seed=config.seed)
-    with writing_directory(config.out) as path, _one_thread():
+    with noting_signals() as received, writing_directory(config.out) as path, _one_thread():
         writer = _Writer(path, config.shard_rows)
         rejected = list(source.rejected)
         with progress("synth", len(source.rows)) as advance:
@@ -80,6 +81,7 @@ def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
                     else:
                         writer.add(*made)
                 advance()
+                stop_if_asked(received, "synth")
         _check_rejected(rejected, writer.total, config)
         writer.flush()
         # All of them: repeats of a sentence have one id, and each was counted.

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thaitool.errors import Interrupted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -16,6 +18,20 @@ class Received:
     """The first signal that came, if any. Mutable, as a handler has nowhere else to put it."""
 
     number: int | None = None
+
+
+def stop_if_asked(received: Received, what: str) -> None:
+    """Ends work that starts anew next time. Called between items: an exception that a signal handler raises is lost
+    when it happens to strike inside a callback of a C library, and the work would go on.
+
+    Raises:
+        Interrupted: a signal was noted.
+    """
+    if received.number is not None:
+        raise Interrupted(
+            f"Stopped by signal {received.number} during {what}. Files are whole or absent; run the command again.",
+            received.number,
+        )
 
 
 @contextmanager
