@@ -132,9 +132,9 @@ def test_completion_completes(program: Program, monkeypatch: pytest.MonkeyPatch)
     assert program().stdout.split() == [b"--model"]
 
 
-def best_of_5(*command: str) -> float:
+def best_of_10(*command: str) -> float:
     times = []
-    for _ in range(5):
+    for _ in range(10):
         began = time.perf_counter()
         subprocess.run([sys.executable, *command], check=True, capture_output=True)
         times.append(time.perf_counter() - began)
@@ -154,8 +154,8 @@ app(["--help"])
 
 @pytest.mark.parametrize("arguments", [("--help",), ("align", "--help")])
 def test_help_starts_in_under_half_a_second(arguments: tuple[str, ...]) -> None:
-    bare_s = best_of_5("-c", BARE)
-    if bare_s >= 0.35:
+    bare_s = best_of_10("-c", BARE)
+    if bare_s >= 0.25:  # what a bare typer program takes on a warm machine
         pytest.skip(f"a bare typer program already takes {bare_s:.2f} s here: the machine is busy")
-    ours_s = best_of_5("-m", "thaitool", *arguments)
+    ours_s = best_of_10("-m", "thaitool", *arguments)
     assert ours_s < 0.5, f"bare typer takes {bare_s:.2f} s"
