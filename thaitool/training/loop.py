@@ -73,7 +73,7 @@ class Task:
     objective: nn.Module
     """Callable as objective(batch, step) -> Loss."""
     groups: list[dict[str, Any]]
-    """Optimizer groups with `params` and peak `lr`; `name` is used in logs."""
+    """Optimizer groups with `params` and peak `lr`; the logged learning rate is that of the first."""
     evaluate: Callable[[], dict[str, float]]
     save: Callable[[Path], None]
     better: tuple[str, int] | None = None
