@@ -98,3 +98,28 @@ def test_figures_are_those_of_the_results_file() -> None:
     assert f"character error rate {percent(score('tasks', 'cer')['value'])}" in README
     minutes = sum(results["seconds"].values()) / 60
     assert f"about {minutes:.0f} minutes on two cores" in README
+
+
+def test_python_block_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from thaitool.stages import infer
+
+    monkeypatch.setattr(
+        infer, "run", lambda config: [infer.Answer(str(config.audio[0]), config.task, "said")]
+    )
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(block, {})  # noqa: S102 (our own README)
+    assert capsys.readouterr().out == "said\n"
+
+
+def test_source_row_is_read_and_translated(tmp_path: Path) -> None:
+    from thaitool.synth.sources import read_source
+    from thaitool.synth.translate import open_translator
+
+    (block,) = re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)
+    source = tmp_path / "alpaca.jsonl"
+    source.write_text(block, "utf-8")
+    (row,) = read_source(source).rows
+    assert (row.intent, [e.text for e in row.entities]) == ("make_call", ["Somchai"])
+    assert isinstance(open_translator("embedded:").translate(row), tuple)
