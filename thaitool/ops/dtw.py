@@ -1,25 +1,23 @@
 """Hard DTW alignment loss between speech frames and text tokens. Not a training recipe.
 
 Plain minimal DTW collapses (every frame becomes one vector, at a low loss); what prevents that is
-in `thaitool.training`. The kernels are C++, the definition is `thaitool.ops.reference`.
+in `thaitool.models.alignment`. The kernels are C++ and CUDA (`thaitool.ops.kernels`), the
+definition is `thaitool.ops.reference`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from thaitool.errors import InputError, OpNotBuiltError
+from thaitool.ops.kernels import accumulate_dtype, kernel_problem
 from thaitool.ops.reference import reference_alignment
 
-BUILD_COMMAND = "pip install --no-build-isolation -e ."
-#: Bound of the workspace for dot products and widened inputs; a larger batch goes in chunks.
-WORKSPACE_BYTES = 64 * 2**20
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CHOICES = {
     "steps": ("dtw", "monotonic"),
@@ -31,14 +29,15 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class DTWAlignment:
-    """Loss and path of a batch of pairs."""
+    """Loss and path of a batch of pairs; [B] becomes [B, K] where `text_index` was given."""
 
     loss: Tensor
     """Shape [B], or [] after a reduction; float64 for float64 inputs, otherwise float32."""
     intervals: Tensor
-    """Tokens start..end of each frame, end exclusive: int32 [B, I, 2]; (0, 0) in the padding."""
+    """Tokens start..end of each frame, end exclusive: int32 [B, I, 2]; empty for a dropped frame,
+    (0, 0) in the padding."""
     path_length: Tensor
-    """Number of cells on the path: int32 [B]."""
+    """Number of cells on the path and of dropped frames: int32 [B]."""
 
 
 def dtw_alignment(
@@ -47,6 +46,10 @@ def dtw_alignment(
     speech_lengths: Tensor,
     text_lengths: Tensor,
     *,
+    speech_mean: Tensor | None = None,
+    text_mean: Tensor | None = None,
+    text_index: Tensor | None = None,
+    drop_cost: Tensor | float | None = None,
     band: float | None = None,
     prior: float = 0.0,
     steps: Literal["dtw", "monotonic"] = "dtw",
@@ -56,26 +59,36 @@ def dtw_alignment(
 ) -> DTWAlignment:
     """Hard DTW loss under cosine cost, one number per pair, and the path that gives it.
 
-    cost[i, j] = 1 - cos(speech[i], text[j]). A path P runs from (0, 0) to (n-1, m-1), where n and m
-    are the lengths of the pair, by the steps diagonal (next frame, next token), frame (next frame,
-    same token) and token (same frame, next token), and minimises the *sum* of costs:
+    cost[i, j] = 1 - cos(speech[i] - speech_mean, text[j] - text_mean). A path P runs from (0, 0) to
+    (n-1, m-1), where n and m are the lengths of the pair, by the steps diagonal (next frame, next
+    token), frame (next frame, same token) and token (same frame, next token), and minimises the
+    *sum* of costs:
 
         loss = sum of cost over P / number of cells of P
 
-    Tie rule: of paths with equal sums, the one that, seen from its end, steps diagonally rather
-    than by frame, and by frame rather than by token. The loss depends on it, because such paths
-    may differ in length.
+    With `drop_cost` a path may leave out frames, and "next frame" is the next frame it keeps. The
+    price of each is a term of the sum and counts as a cell.
+
+    Tie rule: of paths with equal sums, the one that, seen from its end, matches a frame rather than
+    drops it, and steps diagonally rather than by frame, and by frame rather than by token. The loss
+    depends on it, because such paths may differ in length.
 
     Args:
         speech: Frames [B, I, D], float32, float64, bfloat16 or float16; not normalised.
-        text: Tokens [B, J, D] of the same dtype and device.
-        speech_lengths: Valid frames n of each pair [B], int32 or int64, 0 <= n <= I.
-        text_lengths: Valid tokens m of each pair [B], likewise. m > n is legal with steps="dtw".
+        text: Tokens [B, J, D] of the same dtype and device; [C, J, D] with `text_index`.
+        speech_lengths: Valid frames n of each speech [B], int32 or int64, 0 <= n <= I.
+        text_lengths: Valid tokens m of each text [B] or [C], likewise. m > n is legal with
+            steps="dtw".
+        speech_mean: Subtracted from every frame [D], without a copy of `speech`; any floating
+            dtype. None is zero.
+        text_mean: Subtracted from every token [D], likewise.
+        text_index: Cross pairs: int64 [B, K], pair (b, k) is speech b with text text_index[b, k].
+        drop_cost: Price of leaving out a frame: a number, or a tensor [B, I]. None: none may be.
         band: None, or the half width of a band around the straight line, as a share of the length:
             |i / (n-1) - j / (m-1)| <= band. A band that may be too narrow for any path is widened
             to half a cell of the shorter side, which always has one. From 1 on, no band.
         prior: Weight of (i / n - j / m)**2, added to the cost that selects P, not to the loss.
-        steps: "monotonic" drops the token step: each frame has exactly one token.
+        steps: "monotonic" drops the token step: each frame has at most one token.
         normalizer: What the sum is divided by: "path", the cells of P; "sum_lengths", n + m.
         reduction: "mean" or "sum" over the pairs of the batch, empty pairs included. The mean of
             a batch without pairs is NaN, as in torch.
@@ -85,11 +98,12 @@ def dtw_alignment(
         `DTWAlignment`. A pair without frames or tokens: loss 0, gradient 0, path length 0.
 
     Gradient:
-        To `speech` and, if it requires one, to `text`, with P held constant; first order only.
-        Exactly 0 in the padding, whatever the padding holds. A zero vector has cos = 0 and gradient
-        0. A pair with NaN or Inf in its valid part has loss NaN and intervals without meaning, in
-        bounds; it does not touch other pairs. Where the gradient of a pair's loss is 0, the kernel
-        returns 0 for that pair, NaN or not.
+        To `speech` and, where they require one, to `text`, the means and `drop_cost`, with P held
+        constant; first order only. Exactly 0 in the padding, whatever the padding holds. A vector
+        that is zero (after centring) has cos = 0 and gradient 0. A pair with NaN or Inf in its
+        valid part has loss NaN and intervals without meaning, in bounds; it does not touch other
+        pairs. Where the gradient of a pair's loss is 0, the kernel returns 0 for that pair, NaN or
+        not.
 
     Raises:
         InputError: An argument has the wrong shape, dtype, device or value, or a pair has more
@@ -97,72 +111,66 @@ def dtw_alignment(
         OpNotBuiltError: No kernel for this device; the message has the build command.
 
     Note:
-        Dot products are a GEMM in float32 (float64 for float64) even under autocast, and the
-        product of two norms must stay in its range. A float32 path may differ from the reference
-        where sums differ by less than rounding. Under `torch.compile` the kernel checks the values
-        of the lengths (RuntimeError). The kernel copies inputs that are not contiguous.
+        Dot products are a GEMM in float32 (float64 for float64) even under autocast; on CUDA it
+        obeys torch's switch for TF32. Centring corrects the GEMM, so a mean should not be thousands
+        of times longer than what is left without it, and the product of two norms must stay in
+        range. A float32 path may differ from the reference where sums differ by less than rounding.
+        Lengths and indices that live on a GPU are checked there, without waiting for it (a
+        device-side assertion, as in torch's own indexing); under `torch.compile` the kernel checks
+        them (RuntimeError). Inputs whose last axis is not dense are copied.
 
-    Source: U-Align, arXiv:2509.14804.
+    Source: U-Align, arXiv:2509.14804; dropping as in Drop-DTW, arXiv:2108.11996.
     """
     _check_options(
         band, prior, steps=steps, normalizer=normalizer, reduction=reduction, backend=backend
     )
-    _check_tensors(speech, text, speech_lengths, text_lengths)
+    _check_tensors(speech, text, speech_lengths, text_lengths, text_index)
+    means = _checked_means(speech, speech_mean, text_mean)
+    drop = _checked_drop_cost(speech, drop_cost)
     monotonic = steps == "monotonic"
     # Reading values would break the graph of torch.compile; the kernel checks them as well.
     if not torch.compiler.is_compiling():
-        _check_lengths(speech, text, speech_lengths, text_lengths, monotonic=monotonic)
+        _check_values(speech, text, speech_lengths, text_lengths, text_index, monotonic=monotonic)
     width = 1.0 if band is None else float(band)
+    n = speech_lengths.to(speech.device, torch.int64).contiguous()
+    m = text_lengths.to(speech.device, torch.int64).contiguous()
+    index = None if text_index is None else text_index.to(speech.device).contiguous()
     if backend == "reference":
         cost, intervals, path_length = reference_alignment(
-            speech, text, speech_lengths, text_lengths, band=width, prior=prior, monotonic=monotonic
+            *(speech, text, n, m),
+            speech_mean=means[0],
+            text_mean=means[1],
+            text_index=index,
+            drop_cost=drop,
+            band=width,
+            prior=prior,
+            monotonic=monotonic,
         )
     else:
         problem = kernel_problem(speech.device)
         if problem is not None:
             raise OpNotBuiltError(problem)
-        n = speech_lengths.to(speech.device, torch.int64).contiguous()
-        m = text_lengths.to(speech.device, torch.int64).contiguous()
         cost, intervals, path_length, _, _ = torch.ops.thaitool.dtw_forward(
-            speech, text, n, m, band=width, prior=float(prior), monotonic=monotonic
+            *(_dense(speech), _dense(text), *means, drop, n, m, index),
+            band=width,
+            prior=float(prior),
+            monotonic=monotonic,
         )
-    cells = path_length if normalizer == "path" else speech_lengths + text_lengths
-    loss = cost / cells.to(cost.device).clamp(min=1)
+    cells = path_length
+    if normalizer == "sum_lengths":
+        cells = n[:, None] + (m[:, None] if index is None else m[index])
+    loss = (cost / cells.clamp(min=1)).to(accumulate_dtype(speech.dtype))
     if reduction != "none":
         loss = loss.mean() if reduction == "mean" else loss.sum()
-    dtype = torch.float64 if speech.dtype == torch.float64 else torch.float32
-    return DTWAlignment(loss.to(dtype), intervals, path_length)
+    elif index is None:
+        loss = loss.squeeze(1)
+    if index is None:
+        intervals, path_length = intervals.squeeze(1), path_length.squeeze(1)
+    return DTWAlignment(loss, intervals, path_length)
 
 
-def kernel_problem(device: torch.device) -> str | None:
-    """Why `backend="kernel"` cannot run on this device, with what to do; None if it can."""
-    if device.type != "cpu":
-        return (
-            f"thaitool.ops has no DTW kernel for {device.type} tensors: this version has a CPU "
-            "kernel only. Move the tensors to the CPU, or pass "
-            'backend="reference", which is slow but works anywhere.'
-        )
-    if LOAD_PROBLEM is None:
-        return None
-    return (
-        f"The DTW kernel of thaitool.ops is not available: {LOAD_PROBLEM}. Build it with "
-        f"`{BUILD_COMMAND}` in a checkout of thaitool, or pass "
-        'backend="reference", which is slow but works anywhere.'
-    )
-
-
-def _load_binary() -> str | None:
-    """Load `thaitool.ops._C`, which registers the C++ ops; returns what went wrong, or None."""
-    spec = importlib.util.find_spec("thaitool.ops._C")
-    if spec is None or spec.origin is None:
-        return "thaitool.ops._C has not been built for this Python and platform"
-    try:
-        torch.ops.load_library(spec.origin)  # type: ignore[no-untyped-call]
-    except (
-        OSError
-    ) as error:  # kept for the message of the first call: importing must work without it
-        return f"{spec.origin} cannot be loaded ({error})"
-    return None
+def _dense(vectors: Tensor) -> Tensor:
+    return vectors if vectors.stride(-1) == 1 or vectors.shape[-1] < 2 else vectors.contiguous()
 
 
 def _check_options(band: float | None, prior: float, **choices: str) -> None:
@@ -177,7 +185,11 @@ def _check_options(band: float | None, prior: float, **choices: str) -> None:
 
 
 def _check_tensors(
-    speech: Tensor, text: Tensor, speech_lengths: Tensor, text_lengths: Tensor
+    speech: Tensor,
+    text: Tensor,
+    speech_lengths: Tensor,
+    text_lengths: Tensor,
+    text_index: Tensor | None,
 ) -> None:
     for name, vectors in (("speech", speech), ("text", text)):
         if vectors.dim() != 3:
@@ -189,9 +201,12 @@ def _check_tensors(
             raise InputError(
                 f"{name} must be float32, float64, bfloat16 or float16, but is {vectors.dtype}."
             )
-    if speech.shape[0] != text.shape[0] or speech.shape[2] != text.shape[2]:
+    if speech.shape[2] != text.shape[2] or (
+        text_index is None and speech.shape[0] != text.shape[0]
+    ):
+        same = "width" if text_index is not None else "batch size and width"
         raise InputError(
-            "speech and text must agree in batch size and width, but have shapes "
+            f"speech and text must agree in {same}, but have shapes "
             f"{tuple(speech.shape)} and {tuple(text.shape)}."
         )
     if speech.dtype != text.dtype or speech.device != text.device:
@@ -199,129 +214,104 @@ def _check_tensors(
             f"speech and text must agree in dtype and device, but are {speech.dtype} on "
             f"{speech.device} and {text.dtype} on {text.device}. Convert one of them first."
         )
-    for name, lengths in (("speech_lengths", speech_lengths), ("text_lengths", text_lengths)):
-        if lengths.shape != speech.shape[:1] or lengths.dtype not in (torch.int32, torch.int64):
+    for name, lengths, vectors in (
+        ("speech_lengths", speech_lengths, speech),
+        ("text_lengths", text_lengths, text),
+    ):
+        if lengths.shape != vectors.shape[:1] or lengths.dtype not in (torch.int32, torch.int64):
             raise InputError(
-                f"{name} must be int32 or int64 of shape ({speech.shape[0]},), but is "
+                f"{name} must be int32 or int64 of shape ({vectors.shape[0]},), but is "
                 f"{lengths.dtype} of shape {tuple(lengths.shape)}."
             )
-
-
-def _check_lengths(
-    speech: Tensor, text: Tensor, speech_lengths: Tensor, text_lengths: Tensor, *, monotonic: bool
-) -> None:
-    frames = speech_lengths.tolist()
-    tokens = text_lengths.tolist()
-    for name, values, limit in (
-        ("speech_lengths", frames, speech.shape[1]),
-        ("text_lengths", tokens, text.shape[1]),
+    if text_index is None:
+        return
+    if (
+        text_index.dim() != 2
+        or text_index.shape[0] != speech.shape[0]
+        or text_index.dtype != torch.int64
     ):
-        for b, value in enumerate(values):
-            if not 0 <= value <= limit:
-                raise InputError(f"{name} must be in 0..{limit}, but is {value} for pair {b}.")
-    for b, (n, m) in enumerate(zip(frames, tokens, strict=True)):
-        if monotonic and m > n > 0:
+        raise InputError(
+            f"text_index must be int64 of shape ({speech.shape[0]}, K), but is "
+            f"{text_index.dtype} of shape {tuple(text_index.shape)}."
+        )
+
+
+def _checked_means(
+    speech: Tensor, speech_mean: Tensor | None, text_mean: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both means in the accumulating dtype, or neither; a missing one is zero."""
+    width, wide = speech.shape[2], accumulate_dtype(speech.dtype)
+    if speech_mean is None and text_mean is None:
+        return None, None
+    found = []
+    for name, mean in (("speech_mean", speech_mean), ("text_mean", text_mean)):
+        if mean is None:
+            found.append(speech.new_zeros(width, dtype=wide))
+            continue
+        if mean.shape != (width,) or mean.dtype not in DTYPES or mean.device != speech.device:
             raise InputError(
-                'steps="monotonic" needs at least as many frames as tokens, but pair '
-                f'{b} has {n} frames and {m} tokens. Drop the pair, or use steps="dtw".'
+                f"{name} must be floating point of shape ({width},) on {speech.device}, but is "
+                f"{mean.dtype} of shape {tuple(mean.shape)} on {mean.device}."
             )
+        found.append(mean.to(wide).contiguous())
+    return found[0], found[1]
 
 
-@torch.library.custom_op("thaitool::dtw_forward", mutates_args=(), device_types="cpu")
-def _forward(
+def _checked_drop_cost(speech: Tensor, drop_cost: Tensor | float | None) -> Tensor | None:
+    """Price of each frame, float64 [B, I]."""
+    if drop_cost is None:
+        return None
+    if not isinstance(drop_cost, Tensor):
+        if not 0 <= drop_cost < math.inf:
+            raise InputError(
+                f"drop_cost must be a finite number of at least 0, but is {drop_cost!r}."
+            )
+        return speech.new_full(speech.shape[:2], drop_cost, dtype=torch.float64)
+    if (
+        drop_cost.shape != speech.shape[:2]
+        or drop_cost.dtype not in DTYPES
+        or drop_cost.device != speech.device
+    ):
+        raise InputError(
+            f"drop_cost must be a number or floating point of shape {tuple(speech.shape[:2])} on "
+            f"{speech.device}, but is {drop_cost.dtype} of shape {tuple(drop_cost.shape)} on "
+            f"{drop_cost.device}."
+        )
+    return drop_cost.double().contiguous()
+
+
+def _check_values(
     speech: Tensor,
     text: Tensor,
     speech_lengths: Tensor,
     text_lengths: Tensor,
+    text_index: Tensor | None,
     *,
-    band: float,
-    prior: float,
     monotonic: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Path costs float64 [B], intervals, path lengths, inverse norms float64 [B, I] and [B, J]."""
-    inverse_h = torch.ops.thaitool.dtw_inverse_norms(speech, speech_lengths)
-    inverse_e = torch.ops.thaitool.dtw_inverse_norms(text, text_lengths)
-    pairs, frames, width = speech.shape
-    tokens = text.shape[1]
-    accumulate = torch.float64 if speech.dtype == torch.float64 else torch.float32
-    widened = 0 if speech.dtype == accumulate else (frames + tokens) * width
-    pair_bytes = accumulate.itemsize * (frames * tokens + widened)
-    chunk = max(1, WORKSPACE_BYTES // max(1, pair_bytes))
-    parts = []
-    # autocast reaches into this function and would give the path the precision of bfloat16
-    with torch.autocast(device_type=speech.device.type, enabled=False):
-        for start in range(0, max(pairs, 1), chunk):
-            rows = slice(start, start + chunk)
-            h, e = speech[rows].to(accumulate), text[rows].to(accumulate)
-            parts.append(
-                torch.ops.thaitool.dtw_path(
-                    torch.bmm(h, e.transpose(1, 2)),
-                    *(inverse_h[rows], inverse_e[rows], speech_lengths[rows], text_lengths[rows]),
-                    *(band, prior, monotonic),
-                )
+) -> None:
+    """Of lengths and indices on the CPU; reading them from a GPU would wait for it."""
+    for name, lengths, limit in (
+        ("speech_lengths", speech_lengths, speech.shape[1]),
+        ("text_lengths", text_lengths, text.shape[1]),
+    ):
+        for b, value in enumerate(lengths.tolist() if lengths.device.type == "cpu" else ()):
+            if not 0 <= value <= limit:
+                raise InputError(f"{name} must be in 0..{limit}, but is {value} for pair {b}.")
+    if text_index is not None and text_index.device.type == "cpu" and text_index.numel():
+        low, high = int(text_index.min()), int(text_index.max())
+        if low < 0 or high >= len(text):
+            raise InputError(
+                f"text_index must be in 0..{len(text) - 1}, but holds {low if low < 0 else high}."
             )
-    intervals, path_length, cost = (torch.cat(part) for part in zip(*parts, strict=True))
-    return cost, intervals, path_length, inverse_h, inverse_e
-
-
-@_forward.register_fake
-def _forward_fake(
-    speech: Tensor, text: Tensor, *_: Any, **_options: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        speech.new_empty(speech.shape[:1], dtype=torch.float64),
-        speech.new_empty((*speech.shape[:2], 2), dtype=torch.int32),
-        speech.new_empty(speech.shape[:1], dtype=torch.int32),
-        speech.new_empty(speech.shape[:2], dtype=torch.float64),
-        speech.new_empty(text.shape[:2], dtype=torch.float64),
-    )
-
-
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...], **_: Any) -> None:
-    speech, text, speech_lengths, text_lengths = inputs
-    intervals, path_length, inverse_h, inverse_e = output[1:]
-    ctx.mark_non_differentiable(intervals, path_length, inverse_h, inverse_e)
-    ctx.save_for_backward(
-        speech, text, inverse_h, inverse_e, intervals, speech_lengths, text_lengths
-    )
-
-
-def _backward(ctx: Any, grad_cost: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    need_speech, need_text = ctx.needs_input_grad[:2]
-    grad_speech, grad_text = torch.ops.thaitool.dtw_backward(
-        grad_cost, *ctx.saved_tensors, need_speech, need_text
-    )
-    return (grad_speech if need_speech else None, grad_text if need_text else None, None, None)
-
-
-def _norms_fake(vectors: Tensor, *_: Any) -> Tensor:
-    return vectors.new_empty(vectors.shape[:2], dtype=torch.float64)
-
-
-def _path_fake(dots: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        dots.new_empty((*dots.shape[:2], 2), dtype=torch.int32),
-        dots.new_empty(dots.shape[:1], dtype=torch.int32),
-        dots.new_empty(dots.shape[:1], dtype=torch.float64),
-    )
-
-
-def _backward_fake(_: Tensor, speech: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    need_speech, need_text = rest[-2:]
-    return (
-        speech.new_empty(speech.shape if need_speech else (0,)),
-        text.new_empty(text.shape if need_text else (0,)),
-    )
-
-
-def _no_second_derivative(*_: Any) -> None:
-    raise InputError("The DTW alignment loss can be differentiated once, not twice.")
-
-
-_forward.register_autograd(_backward, setup_context=_save)
-LOAD_PROBLEM = _load_binary()
-if LOAD_PROBLEM is None:
-    torch.library.register_fake("thaitool::dtw_inverse_norms", _norms_fake)
-    torch.library.register_fake("thaitool::dtw_path", _path_fake)
-    torch.library.register_fake("thaitool::dtw_backward", _backward_fake)
-    torch.library.register_autograd("thaitool::dtw_backward", _no_second_derivative)
+    if not monotonic or "cuda" in {speech_lengths.device.type, text_lengths.device.type}:
+        return
+    index = torch.arange(len(speech))[:, None] if text_index is None else text_index.cpu()
+    for b, texts in enumerate(index.tolist()):
+        n = int(speech_lengths[b])
+        for c in texts:
+            m = int(text_lengths[c])
+            if m > n > 0:
+                raise InputError(
+                    'steps="monotonic" needs at least as many frames as tokens, but pair '
+                    f'{b} has {n} frames and {m} tokens. Drop the pair, or use steps="dtw".'
+                )

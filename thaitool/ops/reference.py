@@ -7,9 +7,18 @@ and the kernels are tested against it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Path(NamedTuple):
+    """A path in order: its cells, and the frames that it leaves out."""
+
+    cells: list[tuple[int, int]]
+    dropped: list[int]
 
 
 def reference_alignment(
@@ -18,31 +27,54 @@ def reference_alignment(
     speech_lengths: Tensor,
     text_lengths: Tensor,
     *,
+    speech_mean: Tensor | None = None,
+    text_mean: Tensor | None = None,
+    text_index: Tensor | None = None,
+    drop_cost: Tensor | None = None,
     band: float,
     prior: float,
     monotonic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Path costs float64 [B] (differentiable), intervals int32 [B, I, 2], path lengths int32 [B].
+    """Path costs float64 [B, K] (differentiable), intervals int32 [B, K, I, 2], lengths int32 [B, K].
 
     The costs are gathered on the path, so that autograd holds the path constant. Shapes and meaning
-    are those of `thaitool.ops.dtw.dtw_alignment`; a `band` of 1 is no band.
+    are those of `thaitool.ops.dtw.dtw_alignment`; K is 1 without `text_index`; a `band` of 1 is no
+    band.
     """
-    costs = []
-    lengths = []
-    intervals = torch.zeros(*speech.shape[:2], 2, dtype=torch.int32)
-    pairs = zip(speech_lengths.tolist(), text_lengths.tolist(), strict=True)
-    for b, (frames, tokens) in enumerate(pairs):
-        h = unit_vectors(speech[b, :frames].double())
-        e = unit_vectors(text[b, :tokens].double())
-        path = cheapest_path((1 - h @ e.T).tolist(), band=band, prior=prior, monotonic=monotonic)
-        costs.append((1 - (h[[i for i, _ in path]] * e[[j for _, j in path]]).sum(-1)).sum())
-        lengths.append(len(path))
-        for i in range(frames if path else 0):
-            row = [j for frame, j in path if frame == i]
-            intervals[b, i] = torch.tensor([row[0], row[-1] + 1])
+    texts = torch.arange(len(speech))[:, None] if text_index is None else text_index
+    costs: list[Tensor] = []
+    lengths: list[int] = []
+    intervals = torch.zeros(*texts.shape, speech.shape[1], 2, dtype=torch.int32)
+    for at, c in enumerate(texts.flatten().tolist()):
+        b, k = divmod(at, texts.shape[1])
+        frames, tokens = int(speech_lengths[b]), int(text_lengths[c])
+        h = unit_vectors(centred(speech[b, :frames], speech_mean))
+        e = unit_vectors(centred(text[c, :tokens], text_mean))
+        drop = None if drop_cost is None else drop_cost[b, :frames].double() + 0 * h.sum(-1)
+        path = cheapest_path(
+            (1 - h @ e.T).tolist(),
+            band=band,
+            prior=prior,
+            monotonic=monotonic,
+            drop=None if drop is None else drop.tolist(),
+        )
+        cells = (h[[i for i, _ in path.cells]] * e[[j for _, j in path.cells]]).sum(-1)
+        cost = (1 - cells).sum()
+        costs.append(cost if drop is None else cost + drop[path.dropped].sum())
+        lengths.append(len(path.cells) + len(path.dropped))
+        fill_intervals(intervals[b, k], path)
     path_costs = torch.stack(costs) if costs else speech.new_zeros(0, dtype=torch.float64)
     path_lengths = torch.tensor(lengths, dtype=torch.int32, device=speech.device)
-    return path_costs, intervals.to(speech.device), path_lengths
+    return (
+        path_costs.reshape(texts.shape),
+        intervals.to(speech.device),
+        path_lengths.reshape(texts.shape),
+    )
+
+
+def centred(vectors: Tensor, mean: Tensor | None) -> Tensor:
+    """Vectors [N, D] minus a mean [D], in float64."""
+    return vectors.double() if mean is None else vectors.double() - mean.double()
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:
@@ -51,35 +83,82 @@ def unit_vectors(vectors: Tensor) -> Tensor:
     return torch.where(norms == 0, 0.0, vectors / torch.where(norms == 0, 1.0, norms))
 
 
-def cheapest_path(
-    cost: list[list[float]], *, band: float, prior: float, monotonic: bool
-) -> list[tuple[int, int]]:
-    """Cells from (0, 0) to (I-1, J-1) with the smallest sum of cost + prior * (i/I - j/J)**2.
+def fill_intervals(intervals: Tensor, path: Path) -> None:
+    """Write the half-open token interval of each frame [I, 2]; empty for a dropped frame."""
+    for i, j in reversed(path.cells):
+        intervals[i, 0] = j
+    for i, j in path.cells:
+        intervals[i, 1] = j + 1
+    for i in path.dropped:
+        before = [j for frame, j in path.cells if frame < i]
+        intervals[i] = before[-1] if before else 0
 
-    Of equal sums, seen from the end: a diagonal step before a frame step before a token step.
+
+def cheapest_path(
+    cost: list[list[float]],
+    *,
+    band: float,
+    prior: float,
+    monotonic: bool,
+    drop: Sequence[float] | None = None,
+) -> Path:
+    """Cells from the first to the last token with the smallest sum of cost + prior * (i/I - j/J)**2.
+
+    With `drop`, a frame may be left out at its price. Of equal sums, seen from the end: matched
+    before dropped, a diagonal step before a frame step before a token step.
     """
     frames, tokens = len(cost), len(cost[0]) if cost else 0
     if not tokens:
-        return []
+        return Path([], [])
     area = (frames - 1) * (tokens - 1)
     half_width = max(math.floor(min(band, 1.0) * area), (max(frames, tokens) - 1) // 2)
-    total = {(-1, -1): 0.0}
-    came_from = {}
+    price = [math.inf] * frames if drop is None else drop
+    total = {(-1, -1): 0.0}  # frames up to i, the last token matched is j
+    matched: dict[tuple[int, int], float] = {}  # the same, and frame i is matched to j
+    came_from, left_out = {}, set()
     for i in range(frames):
+        total[i, -1] = total[i - 1, -1] + price[i]
         for j in range(tokens):
-            if abs(i * (tokens - 1) - j * (frames - 1)) > half_width:
-                continue
-            came = (i - 1, j - 1)
-            for other in ((i - 1, j),) if monotonic else ((i - 1, j), (i, j - 1)):
-                if total.get(other, math.inf) < total.get(came, math.inf):
-                    came = other
-            offset = i / frames - j / tokens
-            total[i, j] = total.get(came, math.inf) + (cost[i][j] + prior * (offset * offset))
-            came_from[i, j] = came
-    path = [(frames - 1, tokens - 1)]
-    while path[-1] != (0, 0):
-        i, j = path[-1]
-        # NaN compares false and keeps the diagonal, so the borders are forced: the walk must end.
-        forced = (i, j - 1) if i == 0 else (i - 1, j) if j == 0 else None
-        path.append(forced or came_from.get((i, j), (i - 1, j - 1)))
-    return path[::-1]
+            if abs(i * (tokens - 1) - j * (frames - 1)) <= half_width:
+                came = (i - 1, j - 1)
+                best = total.get(came, math.inf)
+                if total.get((i - 1, j), math.inf) < best:
+                    came, best = (i - 1, j), total[i - 1, j]
+                if not monotonic and matched.get((i, j - 1), math.inf) < best:
+                    came, best = (i, j - 1), matched[i, j - 1]
+                offset = i / frames - j / tokens
+                matched[i, j] = best + (cost[i][j] + prior * (offset * offset))
+                came_from[i, j] = came
+            total[i, j] = matched.get((i, j), math.inf)
+            if total.get((i - 1, j), math.inf) + price[i] < total[i, j]:
+                total[i, j] = total[i - 1, j] + price[i]
+                left_out.add((i, j))
+    return walk_back((frames - 1, tokens - 1), came_from, left_out, may_drop=drop is not None)
+
+
+def walk_back(
+    end: tuple[int, int],
+    came_from: dict[tuple[int, int], tuple[int, int]],
+    left_out: set[tuple[int, int]],
+    *,
+    may_drop: bool,
+) -> Path:
+    """The path that ends in `end`. NaN compares false and keeps the diagonal: the borders are forced."""
+    cells: list[tuple[int, int]] = []
+    dropped: list[int] = []
+    i, j = end
+    while i >= 0 and j >= 0:
+        if (i, j) in left_out and not (cells and cells[-1][0] == i):
+            dropped.append(i)
+            i -= 1
+            continue
+        cells.append((i, j))
+        came = came_from.get((i, j), (i - 1, j - 1))
+        if i == 0:
+            came = (0, j - 1)
+        elif j == 0 and not (may_drop and came == (i - 1, -1)):
+            came = (i - 1, 0)
+        if (i, j) == (0, 0):
+            came = (-1, -1)
+        i, j = came
+    return Path(cells[::-1], [*range(i + 1), *dropped[::-1]])

@@ -65,13 +65,25 @@ def _op() -> Check:
         import torch
 
         from thaitool.ops.dtw import dtw_alignment
+        from thaitool.ops.kernels import kernel_problem
 
-        one = torch.ones(1, 2, 3)
-        length = torch.tensor([2])
-        loss = dtw_alignment(one, one, length, length).loss
-        if abs(float(loss)) > 1e-6:
-            raise RuntimeError(f"the kernel computes {float(loss)} where 0 is right")
-        return "CPU kernel built and right on a known case; CUDA kernel not part of this version"
+        def run(device: str) -> None:
+            one = torch.ones(1, 2, 3, device=device)
+            length = torch.tensor([2])
+            loss = float(dtw_alignment(one, one, length, length).loss)
+            # written so that NaN fails
+            if not abs(loss) < 1e-6:
+                raise RuntimeError(f"the {device} kernel computes {loss} where 0 is right")
+
+        run("cpu")
+        problem = kernel_problem(torch.device("cuda"))
+        if torch.cuda.is_available():
+            if problem is not None:
+                raise RuntimeError(problem)
+            run("cuda")
+            return "CPU and CUDA kernels built and right on a known case"
+        cuda = "not built" if problem is not None else "built, but there is no device to try it on"
+        return f"CPU kernel built and right on a known case; CUDA kernel {cuda}"
 
     return _guard("DTW op", look)
 
