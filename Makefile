@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 CONSTRAINTS := .ci/constraints.txt
 OP_SOURCES := $(wildcard thaitool/ops/csrc/*) thaitool/ops/build.py
 
-.PHONY: help setup demo test check fix bench clean
+.PHONY: help setup demo test check fix bench gpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -47,6 +47,9 @@ fix: setup  ## format, and repair what ruff can
 
 bench: setup  ## slow tests; benchmarks join them as stages get fast
 	@$(BIN)/python -m pytest -m slow
+
+gpu-check:  ## on a GPU machine: build in place, tests, sanitizer, benchmark; PYTHON has torch and pytest, ARGS see --help
+	@$(PYTHON) tests/bench/gpu_check.py $(ARGS)
 
 clean:  ## remove the environment, build products and the demo's output
 	rm -rf $(VENV) build dist *.egg-info thaitool/ops/*.so examples/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from thaitool.errors import InputError, OpNotBuiltError
 from thaitool.ops.kernels import accumulate_dtype, kernel_problem
@@ -117,7 +118,8 @@ def dtw_alignment(
         range. A float32 path may differ from the reference where sums differ by less than rounding.
         Lengths and indices that live on a GPU are checked there, without waiting for it (a
         device-side assertion, as in torch's own indexing); under `torch.compile` the kernel checks
-        them (RuntimeError). Inputs whose last axis is not dense are copied.
+        them (RuntimeError). To capture a CUDA graph, put them on the GPU before. Inputs whose last
+        axis is not dense are copied.
 
     Source: U-Align, arXiv:2509.14804; dropping as in Drop-DTW, arXiv:2108.11996.
     """
@@ -130,11 +132,12 @@ def dtw_alignment(
     monotonic = steps == "monotonic"
     # Reading values would break the graph of torch.compile; the kernel checks them as well.
     if not torch.compiler.is_compiling():
+        _refuse_forward_mode(speech, text, speech_mean, text_mean, drop_cost)
         _check_values(speech, text, speech_lengths, text_lengths, text_index, monotonic=monotonic)
     width = 1.0 if band is None else float(band)
-    n = speech_lengths.to(speech.device, torch.int64).contiguous()
-    m = text_lengths.to(speech.device, torch.int64).contiguous()
-    index = None if text_index is None else text_index.to(speech.device).contiguous()
+    n = _moved(speech_lengths, speech.device)
+    m = _moved(text_lengths, speech.device)
+    index = None if text_index is None else _moved(text_index, speech.device)
     if backend == "reference":
         cost, intervals, path_length = reference_alignment(
             *(speech, text, n, m),
@@ -152,8 +155,8 @@ def dtw_alignment(
             raise OpNotBuiltError(problem)
         cost, intervals, path_length, _, _ = torch.ops.thaitool.dtw_forward(
             *(_dense(speech), _dense(text), *means, drop, n, m, index),
-            band=width,
-            prior=float(prior),
+            torch.full((), width, dtype=torch.float64),
+            torch.full((), prior, dtype=torch.float64),
             monotonic=monotonic,
         )
     cells = path_length
@@ -167,6 +170,12 @@ def dtw_alignment(
     if index is None:
         intervals, path_length = intervals.squeeze(1), path_length.squeeze(1)
     return DTWAlignment(loss, intervals, path_length)
+
+
+def _moved(integers: Tensor, device: torch.device) -> Tensor:
+    # A copy to a GPU need not wait for what the GPU is doing; a copy from one must.
+    to_gpu = device.type == "cuda"
+    return integers.to(device, torch.int64, non_blocking=to_gpu).contiguous()
 
 
 def _dense(vectors: Tensor) -> Tensor:
@@ -280,6 +289,18 @@ def _checked_drop_cost(speech: Tensor, drop_cost: Tensor | float | None) -> Tens
     return drop_cost.double().contiguous()
 
 
+def _refuse_forward_mode(*inputs: object) -> None:
+    """Torch would hand out tangents of 0."""
+    for tensor in inputs:
+        if not isinstance(tensor, Tensor):
+            continue
+        dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+        if dual.tangent is not None:
+            raise InputError(
+                "The DTW alignment loss has no forward-mode derivative; use torch.autograd.grad."
+            )
+
+
 def _check_values(
     speech: Tensor,
     text: Tensor,
@@ -303,9 +324,9 @@ def _check_values(
             raise InputError(
                 f"text_index must be in 0..{len(text) - 1}, but holds {low if low < 0 else high}."
             )
-    if not monotonic or "cuda" in {speech_lengths.device.type, text_lengths.device.type}:
+    index = torch.arange(len(speech))[:, None] if text_index is None else text_index
+    if not monotonic or {t.device.type for t in (speech_lengths, text_lengths, index)} != {"cpu"}:
         return
-    index = torch.arange(len(speech))[:, None] if text_index is None else text_index.cpu()
     for b, texts in enumerate(index.tolist()):
         n = int(speech_lengths[b])
         for c in texts:

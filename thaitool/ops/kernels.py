@@ -66,12 +66,16 @@ def _forward(
     speech_lengths: Tensor,
     text_lengths: Tensor,
     text_index: Tensor | None,
+    band: Tensor,
+    prior: Tensor,
     *,
-    band: float,
-    prior: float,
     monotonic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Path costs float64 [B, K], intervals, path lengths, inverse norms float64 [B, I] and [C, J]."""
+    """Path costs float64 [B, K], intervals, path lengths, inverse norms float64 [B, I] and [C, J].
+
+    `band` and `prior` are float64 [] on the CPU: `torch.compile` would compile anew for every value
+    of a float, and both are annealed.
+    """
     ops = torch.ops.thaitool
     inverse_h, shift_h = ops.dtw_statistics(speech, speech_mean, text_mean, speech_lengths, False)
     inverse_e, shift_e = ops.dtw_statistics(text, text_mean, speech_mean, text_lengths, True)
@@ -91,8 +95,8 @@ def _forward(
                     speech_lengths[rows],
                     text_lengths[texts],
                     None if drop_cost is None else drop_cost[rows],
-                    band,
-                    prior,
+                    band.item(),
+                    prior.item(),
                     monotonic,
                 )
             )
@@ -161,7 +165,7 @@ def _multiply_on_cuda(speech: Tensor, text: Tensor) -> Tensor:
 def _forward_fake(
     speech: Tensor, text: Tensor, *rest: Any, **_options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    text_index = rest[-1]
+    text_index = rest[5]
     pairs, frames = speech.shape[:2]
     places = 1 if text_index is None else text_index.shape[1]
     return (
@@ -174,20 +178,27 @@ def _forward_fake(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], **_: Any) -> None:
-    speech, text, speech_mean, text_mean, _drop_cost, n, m, text_index = inputs
-    intervals, path_length, inverse_h, inverse_e = output[1:]
+    speech, text, speech_mean, text_mean, drop_cost, n, m, text_index, _band, _prior = inputs
+    cost, intervals, path_length, inverse_h, inverse_e = output
     ctx.mark_non_differentiable(intervals, path_length, inverse_h, inverse_e)
     ctx.set_materialize_grads(False)  # or four tables of zeros would be made for nothing
     ctx.save_for_backward(
         *(speech, text, speech_mean, text_mean, inverse_h, inverse_e, intervals),
         *(text_index, n, m, path_length),
+        None if drop_cost is None else cost.detach(),
     )
 
 
-def _backward(ctx: Any, grad_cost: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    *saved, path_length = ctx.saved_tensors
-    need_speech, need_text, need_speech_mean, need_text_mean, need_drop = ctx.needs_input_grad[:5]
-    needed = (need_speech, need_text, need_speech_mean, need_text_mean)
+def _backward(ctx: Any, grad_cost: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    nothing = (None,) * 5  # for lengths, index, band and prior
+    if grad_cost is None:
+        return (*nothing, *nothing)
+    *saved, path_length, cost = ctx.saved_tensors
+    *needed, need_drop = ctx.needs_input_grad[:5]
+    if cost is not None:
+        # A path that drops frames need not pass through the bad vector that made its cost NaN.
+        bad = cost.isnan() & (grad_cost != 0)
+        grad_cost = grad_cost.masked_fill(bad, torch.nan)
     grads: tuple[Tensor, ...] = (grad_cost,) * 4
     if any(needed):
         grads = torch.ops.thaitool.dtw_backward(grad_cost.contiguous(), *saved, *needed)
@@ -196,9 +207,9 @@ def _backward(ctx: Any, grad_cost: Tensor, *_: Any) -> tuple[Tensor | None, ...]
         intervals, n = saved[6], saved[8]
         inside = torch.arange(intervals.shape[2], device=n.device) < n[:, None, None]
         dropped = (intervals[..., 0] == intervals[..., 1]) & inside & (path_length > 0)[..., None]
-        grad_drop = (grad_cost[..., None] * dropped).sum(1)
+        grad_drop = torch.where(dropped, grad_cost[..., None], 0.0).sum(1)
     given = [g if need else None for g, need in zip(grads, needed, strict=True)]
-    return (*given, grad_drop, None, None, None)
+    return (*given, grad_drop, *nothing)
 
 
 def _statistics_fake(vectors: Tensor, own_mean: Tensor | None, *_: Any) -> tuple[Tensor, Tensor]:

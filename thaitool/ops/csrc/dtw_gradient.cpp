@@ -1,6 +1,7 @@
 // Gradient of the DTW alignment loss on the CPU. Sparse: a frame's tokens are one interval, so a row
 // of the gradient reads one row of the input and the few rows it met, and is written once.
 
+#include <cmath>
 #include <tuple>
 #include <vector>
 
@@ -72,81 +73,131 @@ Transposed transpose(const Paths& paths) {
   return found;
 }
 
+// A mean [D] in the type of the sums, and in double; both null without one.
+template <typename A>
+struct Mean {
+  const A* narrow;
+  std::vector<double> wide;
+
+  Mean(const OptionalTensor& mean, int64_t width) : narrow(checked_mean<A>(mean, width)) {
+    if (narrow != nullptr) {
+      wide.assign(narrow, narrow + width);
+    }
+  }
+
+  template <typename S>
+  const S* as() const {
+    if constexpr (std::is_same_v<S, A>) {
+      return narrow;
+    } else {
+      return narrow == nullptr ? nullptr : wide.data();
+    }
+  }
+};
+
 // One side of the batch.
-template <typename T, typename A>
+template <typename T>
 struct Side {
   Vectors<T> vectors;
-  const A* mean;
+  Mean<Accumulate<T>> mean;
   const double* inverse_norms;  // [N, R]
   const int64_t* lengths;
   int64_t batch, rows;
 };
 
-// Gradients of one side: of the vectors [N, R, D] if `out` is not null, and the sum over all rows
-// per item of the batch [N, D] if `sums` is not null. `meet(n, r, add)` calls add(other, weight)
-// for all that row r of item n met, always in one order. Each row has the gradient
+// A row of the other side, and what it counts.
+template <typename T>
+struct Partner {
+  const T* row;
+  double weight;
+};
+
+// float is enough except near its ends (and for NaN it does not matter).
+inline bool is_extreme(double value) {
+  const double size = std::fabs(value);
+  return value != 0.0 && !(size >= 1e-18 && size <= 1e18);
+}
+
+// Gradient of one row with respect to the vector `self`:
 //   -1 / |self| * (T - (T . unit_self) unit_self),   T = sum of weight * (other - mean_other).
-template <typename T, typename A, typename Meet>
+template <typename T, typename A>
+void row_gradient(
+    const T* self, const A* self_mean, double inverse, const std::vector<Partner<T>>& partners,
+    const A* other_mean, int64_t width, std::vector<A>& sum, T* out, double* mean_sum) {
+  const A* met = sum.data();
+  double scale = inverse;
+  const bool sum_is_row =
+      std::is_same_v<T, A> && partners.size() == 1 && other_mean == nullptr;
+  if (sum_is_row) {
+    // The usual frame lies on one token: that row is read in place of the sum, unweighted.
+    met = reinterpret_cast<const A*>(partners[0].row);
+    scale *= partners[0].weight;
+  } else {
+    bool first = true;
+    for (const Partner<T>& partner : partners) {
+      add_scaled(
+          sum.data(), partner.row, other_mean, static_cast<A>(partner.weight), first, width);
+      first = false;
+    }
+  }
+  const double radial =
+      static_cast<double>(dot_centred(met, self, self_mean, width)) * inverse * inverse;
+  write_gradient(
+      met, self, self_mean, static_cast<A>(scale), static_cast<A>(radial), out, mean_sum, width);
+}
+
+// Gradients of one side: of the vectors [N, R, D] if `out` is not null, and the sum over all rows
+// per item of the batch [N, D] if `sums` is not null. `meet(n, r, partners)` appends all that row r
+// of item n met, always in one order.
+template <typename T, typename Meet>
 void side_gradient(
-    const Side<T, A>& self, const A* other_mean, int64_t width, const Meet& meet, T* out,
-    double* sums) {
+    const Side<T>& self, const Mean<Accumulate<T>>& other_mean, int64_t width, const Meet& meet,
+    T* out, double* sums) {
+  using A = Accumulate<T>;
   // Sums belong to an item, so an item is then one task; otherwise tasks are smaller.
   const int64_t step = sums != nullptr ? std::max<int64_t>(1, self.rows) : 64;
   const int64_t blocks = (self.rows + step - 1) / step;
   torch::stable::parallel_for(
       0, self.batch * blocks, grain(step * width), [&](int64_t begin, int64_t end) {
         std::vector<A> sum(width);
+        std::vector<double> wide_sum;
+        std::vector<Partner<T>> partners;
         for (int64_t task = begin; task < end; ++task) {
           const int64_t n = task / blocks, from = task % blocks * step;
           for (int64_t r = from; r < std::min(from + step, self.rows); ++r) {
             const double inverse = self.inverse_norms[n * self.rows + r];
-            bool empty = true;
+            partners.clear();
             if (r < self.lengths[n] && inverse != 0.0) {
-              meet(n, r, [&](const T* other, double weight) {
-                add_scaled(
-                    sum.data(), other, other_mean, static_cast<A>(weight), empty, width);
-                empty = false;
-              });
+              meet(n, r, partners);
             }
             T* row_out = out == nullptr ? nullptr : out + (n * self.rows + r) * width;
-            if (!empty) {
-              const T* row = self.vectors.row(n, r);
-              const double radial =
-                  static_cast<double>(
-                      dot_centred(sum.data(), row, self.mean, width)) *
-                  inverse * inverse;
-              write_gradient(
-                  sum.data(), row, self.mean, static_cast<A>(inverse), static_cast<A>(radial),
-                  row_out, sums == nullptr ? nullptr : sums + n * width, width);
-            } else if (row_out != nullptr) {
-              std::fill(row_out, row_out + width, T(0));
+            if (partners.empty()) {
+              if (row_out != nullptr) {
+                std::fill(row_out, row_out + width, T(0));
+              }
+              continue;
+            }
+            const auto write = [&](auto& space) {
+              using S = typename std::remove_reference_t<decltype(space)>::value_type;
+              space.resize(width);
+              row_gradient(
+                  self.vectors.row(n, r), self.mean.template as<S>(), inverse, partners,
+                  other_mean.template as<S>(), width, space, row_out,
+                  sums == nullptr ? nullptr : sums + n * width);
+            };
+            // decided row by row, so that a row's bits do not depend on the rest of the batch
+            const bool wide = is_extreme(inverse) ||
+                              std::any_of(partners.begin(), partners.end(), [](const auto& partner) {
+                                return is_extreme(partner.weight);
+                              });
+            if (wide) {
+              write(wide_sum);
+            } else {
+              write(sum);
             }
           }
         }
       });
-}
-
-// float is enough except at its ends: then everything is summed in double.
-bool needs_double(const Tensor& inverse_norms) {
-  const double* data = inverse_norms.const_data_ptr<double>();
-  return std::any_of(data, data + inverse_norms.numel(), [](double inverse) {
-    return (inverse > 1e18 || inverse < 1e-18) && inverse != 0.0;
-  });
-}
-
-// The mean in the type of the sums; null without one.
-template <typename A, typename T>
-const A* widened(const OptionalTensor& mean, int64_t width, std::vector<A>& storage) {
-  const auto* data = checked_mean<Accumulate<T>>(mean, width);
-  if constexpr (std::is_same_v<A, Accumulate<T>>) {
-    return data;
-  } else {
-    if (data == nullptr) {
-      return nullptr;
-    }
-    storage.assign(data, data + width);
-    return storage.data();
-  }
 }
 
 // Gradient of the mean of one side [D]: minus the sum of the rows' gradients, item by item.
@@ -170,28 +221,27 @@ struct Gradients {
   bool need_speech, need_text, need_speech_mean, need_text_mean;
 };
 
-template <typename T, typename A>
+template <typename T>
 void both_gradients(
     const Tensor& speech, const Tensor& text, const OptionalTensor& speech_mean,
     const OptionalTensor& text_mean, const double* inverse_frame, const double* inverse_token,
     const Paths& paths, Gradients& grads) {
   const int64_t width = speech.size(2);
-  std::vector<A> speech_storage, text_storage;
-  const Side<T, A> h{
-      Vectors<T>(speech), widened<A, T>(speech_mean, width, speech_storage), inverse_frame,
-      paths.I, paths.speeches, paths.frames};
-  const Side<T, A> e{
-      Vectors<T>(text), widened<A, T>(text_mean, width, text_storage), inverse_token,
-      paths.J, paths.texts, paths.tokens};
+  const Side<T> h{
+      Vectors<T>(speech), {speech_mean, width}, inverse_frame, paths.I, paths.speeches,
+      paths.frames};
+  const Side<T> e{
+      Vectors<T>(text), {text_mean, width}, inverse_token, paths.J, paths.texts, paths.tokens};
   if (grads.need_speech || grads.need_speech_mean) {
     std::vector<double> sums(grads.need_speech_mean ? h.batch * width : 0, 0.0);
-    const auto meet = [&](int64_t b, int64_t i, const auto& add) {
+    const auto meet = [&](int64_t b, int64_t i, std::vector<Partner<T>>& partners) {
       for (int64_t k = 0; k < paths.places; ++k) {
         const int64_t at = b * paths.places + k, c = paths.text_of.at(b, k);
         const int32_t* interval = paths.interval(at, i);
         // zero stays zero, even where the pair holds NaN
         for (int64_t j = interval[0]; paths.grad[at] != 0.0 && j < interval[1]; ++j) {
-          add(e.vectors.row(c, j), paths.grad[at] * inverse_token[c * paths.tokens + j]);
+          partners.push_back(
+              {e.vectors.row(c, j), paths.grad[at] * inverse_token[c * paths.tokens + j]});
         }
       }
     };
@@ -206,14 +256,15 @@ void both_gradients(
   if (grads.need_text || grads.need_text_mean) {
     const Transposed met = transpose(paths);
     std::vector<double> sums(grads.need_text_mean ? e.batch * width : 0, 0.0);
-    const auto meet = [&](int64_t c, int64_t j, const auto& add) {
+    const auto meet = [&](int64_t c, int64_t j, std::vector<Partner<T>>& partners) {
       for (int64_t p = met.first_pair[c]; p < met.first_pair[c + 1]; ++p) {
         const int64_t at = met.pairs[p], b = at / paths.places;
         const int32_t* range = met.frame_ranges.data() + 2 * (at * paths.tokens + j);
         for (int64_t i = range[0]; paths.grad[at] != 0.0 && i < range[1]; ++i) {
           const int32_t* interval = paths.interval(at, i);
           if (interval[0] <= j && j < interval[1]) {
-            add(h.vectors.row(b, i), paths.grad[at] * inverse_frame[b * paths.frames + i]);
+            partners.push_back(
+                {h.vectors.row(b, i), paths.grad[at] * inverse_frame[b * paths.frames + i]});
           }
         }
       }
@@ -266,10 +317,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
         torch::stable::new_empty(speech, need_speech_mean ? mean_shape : none, wide),
         torch::stable::new_empty(speech, need_text_mean ? mean_shape : none, wide),
         need_speech, need_text, need_speech_mean, need_text_mean};
-    const bool in_double = needs_double(inverse_frame_norms) || needs_double(inverse_token_norms);
-    const auto run = in_double ? &both_gradients<scalar_t, double>
-                               : &both_gradients<scalar_t, Accumulate<scalar_t>>;
-    run(speech, text, speech_mean, text_mean, inverse_frame_norms.const_data_ptr<double>(),
+    both_gradients<scalar_t>(
+        speech, text, speech_mean, text_mean, inverse_frame_norms.const_data_ptr<double>(),
         inverse_token_norms.const_data_ptr<double>(), paths, grads);
     result = {grads.speech, grads.text, grads.speech_mean, grads.text_mean};
   });
