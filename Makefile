@@ -45,8 +45,10 @@ fix: setup  ## format, and repair what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: setup  ## slow tests; benchmarks join them as stages get fast
+bench: setup  ## slow tests, then the op against libraries and the floor, and the collapse experiment: into tests/bench/results
 	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python tests/bench/dtw.py --out tests/bench/results/dtw-cpu.json
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/collapse.py --full --out tests/bench/results/collapse.json
 
 gpu-check:  ## on a GPU machine: build in place, tests, sanitizer, benchmark; PYTHON has torch and pytest, ARGS see --help
 	@$(PYTHON) tests/bench/gpu_check.py $(ARGS)

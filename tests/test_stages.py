@@ -194,8 +194,9 @@ def test_plain_alignment_is_another_run(
     assert default.training is not None
     plain_row, default_row = (RunDir(r.out).metrics()[0] for r in (plain, default))
     assert plain_row["loss"] == pytest.approx(plain_row["dtw"])
-    # Before the ramp the DTW term has no weight: what is left is half the pooled contrast.
-    assert default_row["loss"] == pytest.approx(0.5 * default_row["pool"])
+    # Before the ramp the DTW term has no weight: what is left are the two contrasts.
+    contrasts = 0.5 * default_row["pool"] + default_row["transcript"]
+    assert default_row["loss"] == pytest.approx(contrasts)
     means = [load_file(resolve(r.out) / "front_end.safetensors") for r in (plain, default)]
     key = "multi_modal_projector.speech_mean"
     assert not means[0][key].any()

@@ -156,7 +156,7 @@ class AlignConfig(Section):
     )
     plain: bool = Field(
         False,
-        description="The paper's bare DTW loss; it collapses (tests/test_models_alignment.py).",
+        description="The paper's bare DTW loss; it collapses (tests/bench/collapse.py).",
     )
     allow_untrainable: bool = Field(
         False, description="Train on rows that `synth` marked trainable: false."
@@ -172,7 +172,7 @@ class AlignConfig(Section):
     )
     pool_weight: float = Field(0.5, ge=0, description="Weight of the pooled speech-text contrast.")
     transcript_weight: float = Field(
-        0.0, ge=0, description="Weight of the contrast of DTW costs over transcripts."
+        1.0, ge=0, description="Weight of the contrast of DTW costs over transcripts."
     )
     temperature: Positive = Field(0.1, description="Of both contrasts.")
     ramp_start: Share = Field(0.2, description="Share of updates before the DTW term sets in.")

@@ -21,7 +21,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"steps": "monotonic", "band": 0.2, "prior": 0.5, "reduction": "sum"},
 ]
 #: What the op may be given besides speech and text; see `case`.
-FORMS = ["plain", "means", "drop", "cross", "all"]
+FORMS = ["plain", "means", "drop", "cross", "all", "weights"]
 #: Names of the inputs that may have a gradient.
 LEAVES = ("speech", "text", "speech_mean", "text_mean", "drop_cost")
 
@@ -38,6 +38,7 @@ class Case:
     text_mean: Tensor | None = None
     text_index: Tensor | None = None
     drop_cost: Tensor | None = None
+    text_weights: Tensor | None = None
 
     def on(self, device: torch.device) -> Case:
         """The same on another device."""
@@ -61,6 +62,7 @@ class Case:
             text_mean=self.text_mean,
             text_index=self.text_index,
             drop_cost=self.drop_cost,
+            text_weights=self.text_weights,
             **options,
         )
 
@@ -76,7 +78,7 @@ def case(
     """Six padded pairs, among them n = m, one frame, one token, no frame; every m fits every n > 0 it meets.
 
     "means" centres both sides, "drop" prices every frame, "cross" pairs every speech with three
-    texts, one of them twice; "all" does it all.
+    texts, one of them twice; "all" does it all, and "weights" weighs the tokens besides.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -89,20 +91,23 @@ def case(
         speech_lengths=torch.tensor([20, 13, 8, 1, 0, 7]),
         text_lengths=torch.tensor([8, 5, 8, 1, 4, 1]),
     )
-    if form in {"means", "all"}:
+    if form in {"means", "all", "weights"}:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         made = replace(
             made,
             speech_mean=0.5 * normal(width).to(wide),
             text_mean=0.5 * normal(width).to(wide),
         )
-    if form in {"drop", "all"}:
+    if form in {"drop", "all", "weights"}:
         price = torch.rand(6, 21, generator=generator, dtype=torch.float64)
         made = replace(made, drop_cost=price + 0.3)
-    if form in {"cross", "all"}:
+    if form in {"cross", "all", "weights"}:
         # "monotonic" needs a text that fits: speech 3 has one frame, speech 5 has seven.
         index = [[0, 1, 1], [1, 5, 2], [2, 2, 0], [3, 5, 3], [4, 0, 1], [1, 3, 4]]
         made = replace(made, text_index=torch.tensor(index))
+    if form == "weights":
+        weights_of_tokens = torch.rand(6, 9, generator=generator, dtype=torch.float64) * 2
+        made = replace(made, text_weights=weights_of_tokens)
     return made.on(torch.device("cpu") if device is None else device)
 
 

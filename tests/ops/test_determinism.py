@@ -23,13 +23,15 @@ def heavy(form: str, device: torch.device) -> Case:
         torch.tensor([20, 15, 20, 3, 1]),
     )
     extras: dict[str, Any] = {}
-    if form in {"means", "all"}:
+    if form in {"means", "all", "weights"}:
         extras["speech_mean"] = 0.2 * torch.randn(512, generator=generator)
         extras["text_mean"] = 0.2 * torch.randn(512, generator=generator)
-    if form in {"drop", "all"}:
+    if form in {"drop", "all", "weights"}:
         extras["drop_cost"] = torch.rand(5, 60, generator=generator) + 0.4
-    if form in {"cross", "all"}:
+    if form in {"cross", "all", "weights"}:
         extras["text_index"] = torch.randint(0, 5, (5, 7), generator=generator)
+    if form == "weights":
+        extras["text_weights"] = torch.rand(5, 20, generator=generator)
     return Case(**(vars(made) | extras)).on(device)
 
 

@@ -168,6 +168,15 @@ def test_options_and_forms(dtype: torch.dtype, form: dict[str, Any], emulation: 
             assert_same_path(emulation, given, band, prior, monotonic)
 
 
+def test_a_frame_that_met_a_later_token_is_not_dropped(emulation: Emulation) -> None:
+    # Only a negative price can make dropping cheaper where the path comes from the same frame.
+    for seed in range(6):
+        given = grids(seed, 20, 40, drop=True)
+        assert given.drop_cost is not None
+        given = replace(given, drop_cost=given.drop_cost - 1)
+        assert_same_path(emulation, given, *OPTIONS[seed % 3])
+
+
 def test_strided_dot_products(emulation: Emulation) -> None:
     given = grids(5, 33, 40, places=2)
     wide = torch.full((3, 33, 2, 47), 9.0)
@@ -190,6 +199,21 @@ def test_numbers_that_are_not_finite_stay_in_bounds(value: float, emulation: Emu
         intervals, _, _ = given.path(emulation, band, prior, False)
         assert intervals.min() >= 0
         assert intervals.max() <= 35
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("frames", [1, 2, 3, 40])
+def test_nothing_finite_at_the_start_or_anywhere(
+    frames: int, value: float, emulation: Emulation
+) -> None:
+    for drop, (band, prior, _) in itertools.product((False, True), OPTIONS[:3]):
+        given = grids(frames, frames, 6, drop=drop)
+        given.dots[..., 0, 0] = value
+        assert_same_path(emulation, given, band, prior, False)
+        given.dots[..., 0, :] = value
+        assert_same_path(emulation, given, band, prior, False)
+        given.dots[:] = value
+        assert_same_path(emulation, given, band, prior, False)
 
 
 def test_the_order_of_threads_does_not_matter(emulation: Emulation) -> None:

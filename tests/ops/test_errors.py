@@ -75,6 +75,19 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"drop_cost": torch.ones(2, 3).int()}, r"drop_cost must .* but is torch\.int32 of shape"),
     ({"drop_cost": torch.ones(2, 3, device="meta")}, r"drop_cost .* of shape \(2, 3\) on meta\."),
+    (
+        {"text_weights": torch.ones(2, 3)},
+        r"text_weights must be floating point of shape \(2, 2\) on cpu, but is torch\.float32 of "
+        r"shape \(2, 3\) on cpu\.",
+    ),
+    (
+        {"text_weights": torch.ones(2, 2).int()},
+        r"text_weights must .* but is torch\.int32 of shape",
+    ),
+    (
+        {"text_weights": torch.ones(2, 2, requires_grad=True)},
+        r"text_weights are constants of the loss, but require a gradient: detach them\.",
+    ),
     ({"drop_cost": -0.5}, r"drop_cost must be a finite number of at least 0, but is -0\.5\."),
     ({"drop_cost": float("inf")}, r"drop_cost must be a finite number .* but is inf\."),
     ({"drop_cost": float("nan")}, r"drop_cost must be a finite number .* but is nan\."),

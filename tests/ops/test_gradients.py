@@ -27,15 +27,16 @@ def small(form: str, device: torch.device) -> Case:
         normal(4, 4, 3),
         torch.tensor([7, 5, 4, 0]),
         torch.tensor([3, 4, 4, 2]),
-        speech_mean=0.4 * normal(3) if form in {"means", "all"} else None,
-        text_mean=0.4 * normal(3) if form in {"means", "all"} else None,
+        speech_mean=0.4 * normal(3) if form in {"means", "all", "weights"} else None,
+        text_mean=0.4 * normal(3) if form in {"means", "all", "weights"} else None,
         # Texts 0 and 1 are met twice by one speech and by several.
         text_index=torch.tensor([[0, 0, 1], [1, 0, 2], [1, 1, 3], [2, 0, 1]])
-        if form in {"cross", "all"}
+        if form in {"cross", "all", "weights"}
         else None,
         drop_cost=torch.rand(4, 7, generator=generator, dtype=torch.float64) * 0.8
-        if form in {"drop", "all"}
+        if form in {"drop", "all", "weights"}
         else None,
+        text_weights=normal(4, 4).exp() if form == "weights" else None,
     )
     return made.on(device)
 
@@ -52,7 +53,7 @@ def test_gradcheck(options: dict[str, Any], form: str, device: torch.device) -> 
         return replaced.align(**options).loss
 
     assert torch.autograd.gradcheck(loss, leaves, nondet_tol=0.0, fast_mode=False)
-    if form in {"drop", "all"} and options == {}:
+    if form in {"drop", "all", "weights"} and options == {}:
         intervals = inputs.align().intervals
         inside = ~inputs.padding()[0].reshape(4, *([1] * (intervals.dim() - 3)), 7)
         dropped = (intervals[..., 0] == intervals[..., 1]) & inside
@@ -74,6 +75,8 @@ def gathered(inputs: Case, intervals: Tensor, path_length: Tensor) -> Tensor:
     on_path = (intervals[..., :1] <= tokens) & (tokens < intervals[..., 1:])  # [B, K, I, J]
     b, k, i, j = on_path.nonzero().unbind(1)
     cost = 1 - functional.cosine_similarity(speech[b, i], text[index[b, k], j], dim=-1)
+    if inputs.text_weights is not None:
+        cost = cost * inputs.text_weights[index[b, k], j]
     total = torch.zeros(index.shape, dtype=wide, device=speech.device)
     total = total.index_put((b, k), cost, accumulate=True)
     if inputs.drop_cost is not None:

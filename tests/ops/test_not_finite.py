@@ -47,7 +47,7 @@ def touched(inputs: Case, speeches: set[int], texts: set[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("form", ["plain", "means", "drop", "cross", "all"])
+@pytest.mark.parametrize("form", ["plain", "means", "drop", "cross", "all", "weights"])
 @pytest.mark.parametrize(
     "options", [{}, {"steps": "monotonic"}, {"band": 0.1}, {"steps": "monotonic", "band": 0.0}]
 )
@@ -79,7 +79,7 @@ def test_a_bad_pair_is_nan_and_alone(
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("form", ["plain", "means", "drop", "cross", "all"])
+@pytest.mark.parametrize("form", ["plain", "means", "drop", "cross", "all", "weights"])
 def test_the_gradient_of_a_bad_pair_is_not_silently_finite(
     bad: float, form: str, device: torch.device
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_bad_pair_shows_in_the_gradient_of_the_means(name: str, device: torch.
     assert grads[name].isnan().any()
 
 
-@pytest.mark.parametrize("form", ["plain", "means", "drop", "cross", "all"])
+@pytest.mark.parametrize("form", ["plain", "means", "drop", "cross", "all", "weights"])
 def test_a_bad_pair_can_be_masked_out(form: str, device: torch.device) -> None:
     """Where the gradient of a pair's loss is 0, so are the gradients that it would have brought."""
     inputs = case(form, dtype=torch.float32, device=device)

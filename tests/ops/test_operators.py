@@ -25,6 +25,7 @@ def forward_arguments(inputs: Case) -> tuple[Tensor | None, ...]:
     drop = None if inputs.drop_cost is None else inputs.drop_cost.double()
     return (
         *(inputs.speech, inputs.text, inputs.speech_mean, inputs.text_mean, drop),
+        None if inputs.text_weights is None else inputs.text_weights.double(),
         *(inputs.speech_lengths.to(device), inputs.text_lengths.to(device), inputs.text_index),
     )
 
@@ -47,7 +48,7 @@ def opcheck(op: Any, arguments: tuple[Any, ...], options: dict[str, Any] | None 
     ("form", "dtype"),
     [
         ("plain", torch.bfloat16),
-        ("all", torch.float32),
+        ("weights", torch.float32),
         *(pytest.param(form, torch.float64, marks=pytest.mark.slow) for form in FORMS),
     ],
 )
@@ -62,7 +63,7 @@ def test_opcheck_of_forward(form: str, dtype: torch.dtype, device: torch.device)
 
 def low_level_calls(inputs: Case) -> list[tuple[Any, tuple[Any, ...]]]:
     """Arguments as a forward and a backward pass bring them."""
-    h, e, u, v, drop, n, m, index = forward_arguments(inputs)
+    h, e, u, v, drop, weights, n, m, index = forward_arguments(inputs)
     assert h is not None
     assert e is not None
     ops = torch.ops.thaitool
@@ -71,7 +72,7 @@ def low_level_calls(inputs: Case) -> list[tuple[Any, tuple[Any, ...]]]:
     wide = torch.float64 if h.dtype == torch.float64 else torch.float32
     dots = torch.rand(6, 1 if index is None else 3, 21, 9, device=h.device, dtype=wide)
     path = (dots, inverse_h, inverse_e, shift_h, shift_e, index, n, m, drop, 0.5, 0.1, False)
-    cost, intervals, *_ = ops.dtw_forward(h, e, u, v, drop, n, m, index, **OPTIONS)
+    cost, intervals, *_ = ops.dtw_forward(h, e, u, v, drop, weights, n, m, index, **OPTIONS)
     saved = (cost, h, e, u, v, inverse_h, inverse_e, intervals, index, n, m)
     return [
         (ops.dtw_statistics, (h, u, v, n, False)),
@@ -100,10 +101,10 @@ def test_opcheck_of_the_low_level_operators(
 
 
 def test_gradients_that_are_not_needed_are_empty(device: torch.device) -> None:
-    h, e, u, v, drop, n, m, index = forward_arguments(case("all", device=device))
+    h, e, u, v, drop, weights, n, m, index = forward_arguments(case("all", device=device))
     ops = torch.ops.thaitool
     cost, intervals, _, inverse_h, inverse_e = ops.dtw_forward(
-        h, e, u, v, drop, n, m, index, **OPTIONS
+        h, e, u, v, drop, weights, n, m, index, **OPTIONS
     )
     saved = (torch.ones_like(cost), h, e, u, v, inverse_h, inverse_e, intervals, index, n, m)
     full = ops.dtw_backward(*saved, True, True, True, True)

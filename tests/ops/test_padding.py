@@ -22,6 +22,8 @@ def test_padding_is_inert(garbage: float, form: str, backend: str, device: torch
     inputs.text[tokens] = garbage
     if inputs.drop_cost is not None:
         inputs.drop_cost[frames] = garbage
+    if inputs.text_weights is not None:
+        inputs.text_weights[tokens] = garbage
     dirty, dirty_grads = with_gradients(inputs, backend=backend)
     assert torch.equal(clean.loss, dirty.loss)
     assert torch.equal(clean.intervals, dirty.intervals)
@@ -75,6 +77,7 @@ def reordered(inputs: Case, order: Tensor) -> Case:
         inputs.text_mean,
         None if inputs.text_index is None else inputs.text_index[order],
         None if inputs.drop_cost is None else inputs.drop_cost[order],
+        None if inputs.text_weights is None else inputs.text_weights[texts],
     )
 
 
@@ -115,7 +118,8 @@ def test_a_pair_alone_is_a_pair_in_a_batch(
             "drop_cost": None if one.drop_cost is None else one.drop_cost[:, :n],
         }
         if one.text_index is None:
-            trimmed["text"] = one.text[:, : int(inputs.text_lengths[b])]
+            m = int(inputs.text_lengths[b])
+            trimmed["text"] = one.text[:, :m]
         alone = Case(**(vars(one) | trimmed))
         result = alone.align()
         close(result.loss, expected.loss[b : b + 1])

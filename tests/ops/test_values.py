@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,13 +54,42 @@ def test_loss_path_and_gradient_equal_the_reference(
     assert torch.equal(left.path_length, right.path_length)
     assert left.loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert left.loss.shape == right.loss.shape
-    pairs = [(left.loss, right.loss)]
-    pairs += [(grad, right_grads[name]) for name, grad in left_grads.items()]
-    for a, b in pairs:
+    pairs = {"loss": (left.loss, right.loss)}
+    pairs |= {name: (grad, right_grads[name]) for name, grad in left_grads.items()}
+    for name, (a, b) in pairs.items():
         assert a.dtype == b.dtype
         # The inputs are the same rounded numbers, both accumulate in at least float32.
         tolerance = {torch.float64: 1e-13, torch.float32: 2e-6}.get(a.dtype, 1e-2)
+        if (form, name) == ("weights", "text_mean") and dtype in {torch.bfloat16, torch.float16}:
+            tolerance = 1e-2  # the gradient of text_mean is summed from rounded rows, as documented
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_weights_by_hand(device: torch.device) -> None:
+    """Diagonal path of two cells, of costs .2 and 1."""
+    speech = torch.tensor([[[0.8, 0.0, 0.6], [0.5, 0.0, 0.75**0.5]]], device=device)
+    text = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]], device=device)
+    two = torch.tensor([2])
+    weights = torch.tensor([[0.5, 4.0]], device=device)
+    loss = dtw_alignment(speech, text, two, two, text_weights=weights).loss
+    assert loss.tolist() == pytest.approx([(0.5 * 0.2 + 4.0 * 1.0) / 2])
+
+
+def test_weights_do_not_touch_the_path(device: torch.device) -> None:
+    weighted = case("weights", device=device)
+    assert weighted.text_weights is not None
+    plain = replace(weighted, text_weights=None).align()
+    doubled = replace(
+        weighted, drop_cost=None, text_weights=torch.full_like(weighted.text_weights, 2)
+    )
+    for got in (
+        weighted.align(),
+        replace(weighted, text_weights=weighted.text_weights.flip(1)).align(),
+    ):
+        assert torch.equal(got.intervals, plain.intervals)
+        assert torch.equal(got.path_length, plain.path_length)
+    undropped = replace(weighted, drop_cost=None, text_weights=None).align()
+    torch.testing.assert_close(doubled.align().loss, 2 * undropped.loss)
 
 
 def test_sum_and_mean_are_over_all_pairs(device: torch.device) -> None:

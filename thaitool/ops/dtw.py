@@ -51,6 +51,7 @@ def dtw_alignment(
     text_mean: Tensor | None = None,
     text_index: Tensor | None = None,
     drop_cost: Tensor | float | None = None,
+    text_weights: Tensor | None = None,
     band: float | None = None,
     prior: float = 0.0,
     steps: Literal["dtw", "monotonic"] = "dtw",
@@ -85,6 +86,10 @@ def dtw_alignment(
         text_mean: Subtracted from every token [D], likewise.
         text_index: Cross pairs: int64 [B, K], pair (b, k) is speech b with text text_index[b, k].
         drop_cost: Price of leaving out a frame: a number, or a tensor [B, I]. None: none may be.
+        text_weights: Weight of each token in the loss [B, J] ([C, J] with `text_index`), any
+            floating dtype: its cells count weight * cost. Neither path nor path length change, and
+            drop costs are not weighted. A constant. For half inputs the gradient to `text_mean` is
+            then summed from rounded rows.
         band: None, or the half width of a band around the straight line, as a share of the length:
             |i / (n-1) - j / (m-1)| <= band. A band that may be too narrow for any path is widened
             to half a cell of the shorter side, which always has one. From 1 on, no band.
@@ -129,6 +134,7 @@ def dtw_alignment(
     _check_tensors(speech, text, speech_lengths, text_lengths, text_index)
     means = _checked_means(speech, speech_mean, text_mean)
     drop = _checked_drop_cost(speech, drop_cost)
+    weights = _checked_weights(text, text_weights)
     monotonic = steps == "monotonic"
     # Reading values would break the graph of torch.compile; the kernel checks them as well.
     if not torch.compiler.is_compiling():
@@ -145,6 +151,7 @@ def dtw_alignment(
             text_mean=means[1],
             text_index=index,
             drop_cost=drop,
+            text_weights=weights,
             band=width,
             prior=prior,
             monotonic=monotonic,
@@ -154,7 +161,7 @@ def dtw_alignment(
         if problem is not None:
             raise OpNotBuiltError(problem)
         cost, intervals, path_length, _, _ = torch.ops.thaitool.dtw_forward(
-            *(_dense(speech), _dense(text), *means, drop, n, m, index),
+            *(_dense(speech), _dense(text), *means, drop, weights, n, m, index),
             torch.full((), width, dtype=torch.float64),
             torch.full((), prior, dtype=torch.float64),
             monotonic=monotonic,
@@ -287,6 +294,27 @@ def _checked_drop_cost(speech: Tensor, drop_cost: Tensor | float | None) -> Tens
             f"{drop_cost.device}."
         )
     return drop_cost.double().contiguous()
+
+
+def _checked_weights(text: Tensor, text_weights: Tensor | None) -> Tensor | None:
+    """Weight of each token, float64 [C, J]."""
+    if text_weights is None:
+        return None
+    if (
+        text_weights.shape != text.shape[:2]
+        or text_weights.dtype not in DTYPES
+        or text_weights.device != text.device
+    ):
+        raise InputError(
+            f"text_weights must be floating point of shape {tuple(text.shape[:2])} on "
+            f"{text.device}, but is {text_weights.dtype} of shape {tuple(text_weights.shape)} on "
+            f"{text_weights.device}."
+        )
+    if text_weights.requires_grad:
+        raise InputError(
+            "text_weights are constants of the loss, but require a gradient: detach them."
+        )
+    return text_weights.double().contiguous()
 
 
 def _refuse_forward_mode(*inputs: object) -> None:

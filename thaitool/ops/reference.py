@@ -31,6 +31,7 @@ def reference_alignment(
     text_mean: Tensor | None = None,
     text_index: Tensor | None = None,
     drop_cost: Tensor | None = None,
+    text_weights: Tensor | None = None,
     band: float,
     prior: float,
     monotonic: bool,
@@ -58,8 +59,9 @@ def reference_alignment(
             monotonic=monotonic,
             drop=None if drop is None else drop.tolist(),
         )
-        cells = (h[[i for i, _ in path.cells]] * e[[j for _, j in path.cells]]).sum(-1)
-        cost = (1 - cells).sum()
+        tokens_met = [j for _, j in path.cells]
+        cells = 1 - (h[[i for i, _ in path.cells]] * e[tokens_met]).sum(-1)
+        cost = (cells if text_weights is None else cells * text_weights[c, tokens_met]).sum()
         costs.append(cost if drop is None else cost + drop[path.dropped].sum())
         lengths.append(len(path.cells) + len(path.dropped))
         fill_intervals(intervals[b, k], path)

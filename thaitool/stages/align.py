@@ -21,9 +21,11 @@ from thaitool.files import write_json, writing_directory
 from thaitool.models.alignment import (
     alignment_terms,
     masked_mean,
-    one_frame_share,
+    monitors,
     pooled,
+    ramp,
     retrieval,
+    token_weights,
 )
 from thaitool.models.checkpoint import (
     load_embedding_table,
@@ -37,6 +39,7 @@ from thaitool.models.encoder import length_mask, load_encoder, output_lengths
 from thaitool.models.hub import locate
 from thaitool.models.projector import Projector
 from thaitool.ops.dtw import dtw_alignment
+from thaitool.ops.path import one_frame_share, token_durations
 from thaitool.records import Progress, silent
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
 from thaitool.training.run_dir import RESULT, RunDir, begin, resolve
@@ -68,12 +71,19 @@ class _Objective(nn.Module):
     """Encoder, projector and the loss against a fixed token table."""
 
     def __init__(
-        self, encoder: Any, projector: Projector, table: Tensor, tokenizer: Any, config: AlignConfig
+        self,
+        encoder: Any,
+        projector: Projector,
+        table: Tensor,
+        tokenizer: Any,
+        config: AlignConfig,
+        weights: Tensor,
     ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
         self.tokenizer, self.config = tokenizer, config
         self.register_buffer("table", table, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
         if not config.plain:
             projector.text_mean.copy_(table.mean(0))
 
@@ -95,49 +105,59 @@ class _Objective(nn.Module):
         speech = self.projector.aligned(frames)
         return speech, self.projector.output_lengths(output_lengths(self.encoder.config, lengths))
 
-    def embed_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Centred token embeddings (B, J, D) and true counts (B,)."""
+    def embed_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Token embeddings (B, J, D), true counts (B,) and, unless plain, token weights (B, J)."""
         table: Tensor = self.table  # type: ignore[assignment]
-        ids = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
-        lengths = torch.tensor([len(i) for i in ids], device=table.device)
-        padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
-        for row, token_ids in enumerate(ids):
-            padded[row, : len(token_ids)] = torch.tensor(token_ids)
-        return table[padded.to(table.device)] - self.projector.text_mean, lengths
+        weights: Tensor = self.weights  # type: ignore[assignment]
+        rows = token_ids(self.tokenizer, texts)
+        lengths = torch.tensor([len(row) for row in rows], device=table.device)
+        padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        for place, row in zip(padded, rows, strict=True):
+            place[: len(row)] = torch.tensor(row)
+        padded = padded.to(table.device)
+        return table[padded], lengths, None if self.config.plain else weights[padded]
 
     def forward(self, batch: Batch, step: Step) -> Loss:
         """Summed loss over the utterances that can be aligned (at least one frame per token)."""
         cfg = self.config
         raw, frames = self.embed_audio(batch)
-        text, tokens = self.embed_text([u.text or "" for u in batch.utterances])
+        text, tokens, weights = self.embed_text([u.text or "" for u in batch.utterances])
         keep = (tokens > 0) & (frames >= tokens)
         if not bool(keep.any()):
             return Loss(raw.sum() * 0.0, 0.0)  # counted as unused by the loop
         raw, frames, text, tokens = raw[keep], frames[keep], text[keep], tokens[keep]
-        n = int(keep.sum())
+        n = len(raw)
         texts = [u.text for u, k in zip(batch.utterances, keep.tolist(), strict=True) if k]
         mean = (
             torch.zeros_like(self.projector.speech_mean) if cfg.plain else masked_mean(raw, frames)
         )
         self._track(raw.detach(), mean.detach(), frames)
         terms = alignment_terms(
-            raw - mean,
+            raw,
             text,
             frames,
             tokens,
             same(texts, raw.device),
             temperature=cfg.temperature,
             transcripts=3 if cfg.transcript_weight and not cfg.plain else 0,
+            speech_mean=mean,
+            text_mean=self.projector.text_mean,
+            text_weights=None if weights is None else weights[keep],
         )
-        ramp = 1.0 if cfg.plain else _ramp(step.share, cfg.ramp_start, cfg.ramp_end)
-        total = ramp * terms.dtw
+        total = terms.dtw
         if not cfg.plain:
+            total = ramp(step.share, cfg.ramp_start, cfg.ramp_end) * terms.dtw
             total = total + cfg.pool_weight * terms.pool + cfg.transcript_weight * terms.transcript
-        logs = {
-            "dtw": (float(terms.dtw.detach()) * n, float(n)),
-            "pool": (float(terms.pool.detach()) * n, float(n)),
-            "one_frame_share": (terms.one_frame_share * n, float(n)),
+        # The path's cost without the weights of tokens: that of different batches compares.
+        losses = {
+            "dtw": terms.costs[:, 0].mean(),
+            "pool": terms.pool.detach(),
+            "transcript": terms.transcript.detach(),
         }
+        found = losses | monitors(terms, tokens)
+        # The only wait for the device: all figures in one copy.
+        values = torch.stack([value.float() for value in found.values()]).tolist()
+        logs = {name: (v * n, float(n)) for name, v in zip(found, values, strict=True)}
         return Loss(total * n, float(n), logs, used=n)
 
     @torch.no_grad()
@@ -159,8 +179,15 @@ def same(texts: Sequence[str | None], device: torch.device) -> Tensor:
     return ids[:, None] == ids[None, :]
 
 
-def _ramp(share: float, start: float, end: float) -> float:
-    return min(1.0, max(0.0, (share - start) / max(end - start, 1e-9)))
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text, without special tokens."""
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def count_tokens(tokenizer: Any, texts: Sequence[str], vocabulary: int) -> Tensor:
+    """How often each token occurs in the texts, [vocabulary]."""
+    ids = [i for row in token_ids(tokenizer, texts) for i in row]
+    return torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=vocabulary)
 
 
 @dataclass(frozen=True)
@@ -198,7 +225,7 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     require_trainable(train_set, allowed=config.allow_untrainable)
     accelerator = make_accelerator(config.train)
     torch.manual_seed(config.train.seed)
-    model = _build(config, encoder_path, llm)
+    model = _build(config, encoder_path, llm, train_set)
     out = begin(
         config,
         "align",
@@ -233,7 +260,7 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     return AlignResult(config.out, training, verdict(training.metrics))
 
 
-def _build(config: AlignConfig, encoder_path: Path, llm: Path) -> _Model:
+def _build(config: AlignConfig, encoder_path: Path, llm: Path, train_set: Manifest) -> _Model:
     table = load_embedding_table(llm)
     tokenizer = load_tokenizer(llm)
     encoder = load_encoder(encoder_path)
@@ -250,7 +277,9 @@ def _build(config: AlignConfig, encoder_path: Path, llm: Path) -> _Model:
         factor=config.projector_factor,
         hidden_width=config.projector_hidden_size,
     )
-    objective = _Objective(encoder, projector, table, tokenizer, config)
+    texts = [text or "" for text in train_set.table.column("text").to_pylist()]
+    weights = token_weights(count_tokens(tokenizer, texts, len(table)))
+    objective = _Objective(encoder, projector, table, tokenizer, config, weights)
     processor = new_processor(model_config, tokenizer)
     return _Model(objective, model_config, processor, llm, weights_sha256(llm))
 
@@ -295,14 +324,17 @@ def evaluate(
     ones, tokens_total = 0.0, 0
     for batch in listed(in_order(dev_set, batch_s=batch_s), ledger):
         raw, frames = objective.embed_audio(batch)
-        embedded, tokens = objective.embed_text([u.text or "" for u in batch.utterances])
-        centred = raw - objective.projector.speech_mean
-        path = dtw_alignment(centred, embedded, frames, tokens)
+        embedded, tokens, weights = objective.embed_text([u.text or "" for u in batch.utterances])
+        means = objective.projector.speech_mean, objective.projector.text_mean
+        path = dtw_alignment(
+            *(raw, embedded.to(raw.dtype), frames, tokens), speech_mean=means[0], text_mean=means[1]
+        )
         count = int(tokens.sum())
-        ones += one_frame_share(path.intervals, frames, tokens) * count
+        durations = token_durations(path.intervals, embedded.shape[1])
+        ones += float(one_frame_share(durations, tokens)) * count
         tokens_total += count
-        speech.append(pooled(centred, frames))
-        text.append(pooled(embedded, tokens))
+        speech.append(pooled(raw - means[0], frames))
+        text.append(pooled(embedded - means[1], tokens, weights))
         texts += [u.text for u in batch.utterances]
     if not texts:
         raise InputError("Alignment is judged on the dev split, but its audio could not be read.")
