@@ -5,10 +5,14 @@ On a bare GPU machine: `python -m pytest tests/ops --confcutdir=tests/ops --devi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# cuBLAS reads it once, at the first GEMM of the process; torch wants it in deterministic mode.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

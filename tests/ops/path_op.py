@@ -39,6 +39,7 @@ def path_of(
         speech_lengths.to(device),
         text_lengths.to(device),
         None if drop_cost is None else drop_cost.double().to(device).contiguous(),
+        None,
         band,
         prior,
         monotonic,

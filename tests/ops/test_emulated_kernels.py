@@ -60,6 +60,7 @@ class Grids:
     speech_lengths: Tensor
     text_lengths: Tensor
     drop_cost: Tensor | None
+    token_weights: Tensor | None = None
 
     def path(self, ops: Any, *options: float) -> tuple[Tensor, Tensor, Tensor]:
         """By `torch.ops.thaitool` or an emulation; options are band, prior and monotonic."""
@@ -77,6 +78,7 @@ def grids(
     centred: bool = False,
     places: int = 0,
     ties: bool = False,
+    weighted: bool = False,
 ) -> Grids:
     """Three speeches of full, half and no length; `places` > 0: as many of four texts for each."""
     generator = torch.Generator().manual_seed(seed)
@@ -99,6 +101,8 @@ def grids(
         lengths,
         torch.tensor([tokens, (tokens + 1) // 2, tokens, 0])[:texts],
         draw(3, frames).double() if drop else None,
+        # Few bits: sums of weighted costs of float32 are then exact in any order, too.
+        torch.randint(0, 16, (texts, tokens), generator=generator) / 8.0 if weighted else None,
     )
 
 

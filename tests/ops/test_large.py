@@ -63,8 +63,8 @@ def test_dots_beyond_2_31(tmp_path: Path, device: torch.device) -> None:
     for one, two in zip(
         *(
             torch.ops.thaitool.dtw_path(
-                *(dots, ones, ones[:, :7].contiguous(), none, none, None, n, m, None),
-                *(1.0, 0.0, False),
+                *(dots, ones, ones[:, :7].contiguous(), none, none, None, n, m),
+                *(None, None, 1.0, 0.0, False),
             )
             for dots in (cosines.to(device), far)
         ),
@@ -114,7 +114,7 @@ def test_more_than_2_31_cells(pairs: int, frames: int, tokens: int, device: torc
         *(dots, ones[:, :frames].contiguous(), ones[:, :tokens].contiguous(), none, none, None),
         torch.full((pairs,), frames, device=device),
         torch.full((pairs,), tokens, device=device),
-        *(None, 1.0, 0.0, False),
+        *(None, None, 1.0, 0.0, False),
     )
     assert (costs == tokens - 1).all()
     if frames >= tokens:

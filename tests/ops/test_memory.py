@@ -56,6 +56,8 @@ def inputs_of(form: str, device: torch.device, pairs: int = PAIRS) -> dict[str, 
         found["text_mean"] = torch.randn(WIDTH, device=device).requires_grad_()
     if form in {"drop", "all"}:
         found["drop_cost"] = torch.rand(pairs, FRAMES, device=device).requires_grad_()
+    if form == "all":
+        found["text_weights"] = torch.rand(pairs, TOKENS, device=device)
     if form in {"cross", "all"}:
         place = torch.arange(pairs, device=device)[:, None] + torch.arange(4, device=device)
         found["text_index"] = place % pairs

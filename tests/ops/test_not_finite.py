@@ -96,15 +96,17 @@ def test_the_gradient_of_a_bad_pair_is_not_silently_finite(
 def test_a_bad_frame_does_not_vanish_by_being_dropped(
     bad: float, price: float, device: torch.device
 ) -> None:
-    for at in (0, 4, 19):
+    for at in (0, 1, 4, 18, 19):
         inputs = case(dtype=torch.float32, device=device)
         inputs.speech[0, at] = bad
         inputs = Case(**(vars(inputs) | {"drop_cost": torch.full((6, 21), price, device=device)}))
         for backend in ("kernel", "reference"):
             for band in (None, 0.0):
-                result = inputs.align(backend=backend, band=band)
-                assert result.loss.isnan().tolist() == [True, *[False] * 5]
-                in_bounds(inputs, result)
+                for weights in (None, torch.ones(6, 9, device=device)):
+                    weighted = Case(**(vars(inputs) | {"text_weights": weights}))
+                    result = weighted.align(backend=backend, band=band)
+                    assert result.loss.isnan().tolist() == [True, *[False] * 5]
+                    in_bounds(inputs, result)
 
 
 @pytest.mark.parametrize("bad", BAD)

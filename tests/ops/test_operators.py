@@ -71,9 +71,10 @@ def low_level_calls(inputs: Case) -> list[tuple[Any, tuple[Any, ...]]]:
     inverse_e, shift_e = ops.dtw_statistics(e, v, u, m, True)
     wide = torch.float64 if h.dtype == torch.float64 else torch.float32
     dots = torch.rand(6, 1 if index is None else 3, 21, 9, device=h.device, dtype=wide)
-    path = (dots, inverse_h, inverse_e, shift_h, shift_e, index, n, m, drop, 0.5, 0.1, False)
+    vectors = (dots, inverse_h, inverse_e, shift_h, shift_e)
+    path = (*vectors, index, n, m, drop, weights, 0.5, 0.1, False)
     cost, intervals, *_ = ops.dtw_forward(h, e, u, v, drop, weights, n, m, index, **OPTIONS)
-    saved = (cost, h, e, u, v, inverse_h, inverse_e, intervals, index, n, m)
+    saved = (cost, h, e, u, v, inverse_h, inverse_e, intervals, index, n, m, weights)
     return [
         (ops.dtw_statistics, (h, u, v, n, False)),
         (ops.dtw_statistics, (e, v, u, m, True)),
@@ -87,7 +88,7 @@ def low_level_calls(inputs: Case) -> list[tuple[Any, tuple[Any, ...]]]:
     ("form", "dtype"),
     [
         ("plain", torch.float16),
-        ("all", torch.float64),
+        ("weights", torch.float64),
         pytest.param("means", torch.bfloat16, marks=pytest.mark.slow),
         pytest.param("drop", torch.float32, marks=pytest.mark.slow),
         pytest.param("cross", torch.float16, marks=pytest.mark.slow),
@@ -106,7 +107,20 @@ def test_gradients_that_are_not_needed_are_empty(device: torch.device) -> None:
     cost, intervals, _, inverse_h, inverse_e = ops.dtw_forward(
         h, e, u, v, drop, weights, n, m, index, **OPTIONS
     )
-    saved = (torch.ones_like(cost), h, e, u, v, inverse_h, inverse_e, intervals, index, n, m)
+    saved = (
+        torch.ones_like(cost),
+        h,
+        e,
+        u,
+        v,
+        inverse_h,
+        inverse_e,
+        intervals,
+        index,
+        n,
+        m,
+        weights,
+    )
     full = ops.dtw_backward(*saved, True, True, True, True)
     assert [tuple(g.shape) for g in full] == [(6, 21, 16), (6, 9, 16), (16,), (16,)]
     for at in range(4):
@@ -153,6 +167,7 @@ def path_arguments() -> dict[str, Any]:
         "speech_lengths": torch.tensor([3, 3]),
         "text_lengths": torch.tensor([4, 4]),
         "drop_cost": None,
+        "token_weights": None,
         "band": 1.0,
         "prior": 0.0,
         "monotonic": False,
@@ -180,6 +195,10 @@ def path_arguments() -> dict[str, Any]:
                 "token_shift": torch.ones(2, 3, dtype=torch.float64),
             },
             "token_shift has the wrong shape",
+        ),
+        (
+            {"token_weights": torch.ones(2, 3, dtype=torch.float64)},
+            "token_weights has the wrong shape",
         ),
         ({"text_index": torch.tensor([[0], [2]])}, r"text_index 2 at place 1 is not in 0\.\.1"),
         ({"text_index": torch.tensor([[-1], [0]])}, r"text_index -1 at place 0 is not in 0\.\.1"),
@@ -226,6 +245,10 @@ def test_statistics_check_their_arguments(cpu: torch.device) -> None:
         ({"grad": torch.ones(2, 1, dtype=torch.float64)}, "grad has the wrong shape"),
         ({"text": torch.ones(1, 3, 2).double()}, "speech and text must agree in dtype and width"),
         ({"text": torch.ones(1, 3, 5)}, "speech and text must agree in dtype and width"),
+        (
+            {"token_weights": torch.ones(1, 2, dtype=torch.float64)},
+            "token_weights has the wrong shape",
+        ),
         ({"text_index": torch.tensor([[1]])}, r"text_index 1 at place 0 is not in 0\.\.0"),
         ({"text_lengths": torch.tensor([4])}, r"length 4 of pair 0 is not in 0\.\.3"),
         ({"speech": torch.ones(1, 2, 3).mT}, "the last axis of vectors must be dense"),
@@ -247,6 +270,7 @@ def test_backward_checks_its_arguments(
         "text_index": None,
         "speech_lengths": torch.tensor([3]),
         "text_lengths": torch.tensor([3]),
+        "token_weights": None,
     }
 
     def call(changed: dict[str, Any]) -> None:
@@ -271,6 +295,7 @@ def test_dtypes_that_would_be_misread_are_refused(device: torch.device) -> None:
         ("speech_lengths", torch.tensor([3, 3], dtype=torch.int32)),
         ("text_index", torch.tensor([[0], [1]], dtype=torch.int32)),
         ("drop_cost", torch.ones(2, 3)),
+        ("token_weights", torch.ones(2, 4)),
         ("dots", torch.ones(2, 1, 3, 4, dtype=torch.int32)),
         ("dots", torch.ones(2, 1, 3, 4, dtype=torch.bfloat16)),
     ):

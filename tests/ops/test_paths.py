@@ -213,8 +213,8 @@ def test_costs_that_stand_anywhere_in_memory(monotonic: bool, device: torch.devi
     ones = torch.ones(3, 7, dtype=torch.float64, device=device)
     none = ones.new_zeros(0, 0)
     got = torch.ops.thaitool.dtw_path(
-        *(dots, ones, ones[:, :5].contiguous(), none, none, None, *lengths, None),
-        *(1.0, 0.0, monotonic),
+        *(dots, ones, ones[:, :5].contiguous(), none, none, None, *lengths),
+        *(None, None, 1.0, 0.0, monotonic),
     )
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a[:, 0].cpu(), b)

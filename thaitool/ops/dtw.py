@@ -85,11 +85,12 @@ def dtw_alignment(
             dtype. None is zero.
         text_mean: Subtracted from every token [D], likewise.
         text_index: Cross pairs: int64 [B, K], pair (b, k) is speech b with text text_index[b, k].
-        drop_cost: Price of leaving out a frame: a number, or a tensor [B, I]. None: none may be.
+            On CUDA the texts of a chunk are gathered for the GEMM; the speech is never copied.
+        drop_cost: Price of leaving out a frame: a number of at least 0, or a tensor [B, I], whose
+            values are not checked. None: no frame may be left out.
         text_weights: Weight of each token in the loss [B, J] ([C, J] with `text_index`), any
             floating dtype: its cells count weight * cost. Neither path nor path length change, and
-            drop costs are not weighted. A constant. For half inputs the gradient to `text_mean` is
-            then summed from rounded rows.
+            drop costs are not weighted. A constant.
         band: None, or the half width of a band around the straight line, as a share of the length:
             |i / (n-1) - j / (m-1)| <= band. A band that may be too narrow for any path is widened
             to half a cell of the shorter side, which always has one. From 1 on, no band.

@@ -85,21 +85,19 @@ def _forward(
     with torch.autocast(device_type=speech.device.type, enabled=False):
         for rows, dots in _dot_products(speech, text, text_index):
             texts = rows if text_index is None else slice(None)
-            index = None if text_index is None else text_index[rows]
-            drop = None if drop_cost is None else drop_cost[rows]
-            vectors = (inverse_h[rows], inverse_e[texts], shift_h[rows], shift_e[texts])
-            intervals, path_length, cost = ops.dtw_path(
-                *(dots, *vectors, index, speech_lengths[rows], text_lengths[texts], drop),
-                *(band.item(), prior.item(), monotonic),
+            parts.append(
+                ops.dtw_path(
+                    dots,
+                    *(inverse_h[rows], inverse_e[texts], shift_h[rows], shift_e[texts]),
+                    None if text_index is None else text_index[rows],
+                    speech_lengths[rows],
+                    text_lengths[texts],
+                    None if drop_cost is None else drop_cost[rows],
+                    None if text_weights is None else text_weights[texts],
+                    *(band.item(), prior.item(), monotonic),
+                )
             )
-            if text_weights is not None:
-                weighted = _weighted_cost(dots, vectors, text_weights[texts], index, intervals)
-                if drop is not None:
-                    dropped = _dropped(intervals, path_length, speech_lengths[rows])
-                    weighted += torch.where(dropped, drop[:, None], 0.0).sum(-1)
-                # A path that drops frames need not pass through the bad vector of its pair.
-                cost = weighted.masked_fill_(cost.isnan(), torch.nan)
-            parts.append((intervals, path_length, cost))
+            del dots  # or a chunk would still be there while the next one is made
     # An output of a custom op must not be a view; one chunk is the usual case and needs no copy.
     intervals, path_length, cost = (
         part[0] if len(part) == 1 else torch.cat(part) for part in zip(*parts, strict=True)
@@ -136,8 +134,10 @@ def _dot_products(
             dots = _multiply_on_cuda(h, text[rows])[:, None]
         else:
             e = text[text_index[rows]].flatten(1, 2)
-            dots = _multiply_on_cuda(h, e).view(-1, frames, places, tokens).transpose(1, 2)
+            dots = _multiply_on_cuda(h, e).view(len(h), frames, places, tokens).transpose(1, 2)
+            del e
         yield rows, dots
+        del dots
 
 
 def _multiply_on_cpu(
@@ -159,33 +159,6 @@ def _multiply_on_cuda(speech: Tensor, text: Tensor) -> Tensor:
     if speech.dtype == wide:
         return torch.bmm(speech, text.mT)
     return torch.bmm(speech, text.mT, out_dtype=wide)
-
-
-def _weighted_cost(
-    dots: Tensor,
-    vectors: tuple[Tensor, ...],
-    text_weights: Tensor,
-    text_index: Tensor | None,
-    intervals: Tensor,
-) -> Tensor:
-    """Sum over each path of weight * (1 - cos), float64 [B, K]; overwrites `dots` [B, K, I, J].
-
-    In place, because the dot products are the largest thing in memory. Dropped frames cost nothing
-    here.
-    """
-    inverse_h, inverse_e, shift_h, shift_e = (v.to(dots.dtype) for v in vectors)
-
-    def of_pairs(table: Tensor) -> Tensor:
-        """From [C, J] to [B, K, 1, J]."""
-        return (table[:, None] if text_index is None else table[text_index])[:, :, None]
-
-    if len(shift_h):
-        dots.sub_(shift_h[:, None, :, None]).sub_(of_pairs(shift_e))
-    dots.mul_(inverse_h[:, None, :, None]).mul_(of_pairs(inverse_e))
-    dots.neg_().add_(1).mul_(of_pairs(text_weights.to(dots.dtype)))
-    token = torch.arange(dots.shape[3], device=dots.device)
-    off_path = (token < intervals[..., :1]) | (token >= intervals[..., 1:])
-    return dots.masked_fill_(off_path, 0.0).sum(-1).double().sum(-1)
 
 
 def _dropped(intervals: Tensor, path_length: Tensor, speech_lengths: Tensor) -> Tensor:
@@ -233,42 +206,16 @@ def _backward(ctx: Any, grad_cost: Tensor | None, *_: Any) -> tuple[Tensor | Non
         # A path that drops frames need not pass through the bad vector that made its cost NaN.
         bad = cost.isnan() & (grad_cost != 0)
         grad_cost = grad_cost.masked_fill(bad, torch.nan)
-    grads: list[Tensor | None] = [None] * 4
+    grads: tuple[Tensor, ...] = (grad_cost,) * 4
     if any(needed):
-        grads = _gradients(grad_cost.contiguous(), saved, text_weights, needed)
+        backward = torch.ops.thaitool.dtw_backward
+        grads = backward(grad_cost.contiguous(), *saved, text_weights, *needed)
     grad_drop = None
     if need_drop:
         dropped = _dropped(saved[6], path_length, saved[8])
         grad_drop = torch.where(dropped, grad_cost[..., None], 0.0).sum(1)
-    return (*grads, grad_drop, *constants)
-
-
-def _gradients(
-    grad_cost: Tensor, saved: list[Any], text_weights: Tensor | None, needed: list[bool]
-) -> list[Tensor | None]:
-    """Gradients of speech, text and both means; None where not needed."""
-    need_speech, need_text, need_speech_mean, need_text_mean = needed
-    backward = torch.ops.thaitool.dtw_backward
-    if text_weights is None:
-        grads = backward(grad_cost, *saved, *needed)
-        return [g if need else None for g, need in zip(grads, needed, strict=True)]
-    found: list[Tensor | None] = [None] * 4
-    if need_speech or need_speech_mean:
-        # A frame's gradient is a sum of unit tokens: there a weight is part of the inverse norm.
-        weighted = [*saved]
-        weighted[5] = saved[5] * text_weights
-        speech, _, mean, _ = backward(
-            *(grad_cost, *weighted, need_speech, False, need_speech_mean, False)
-        )
-        found[0], found[2] = speech if need_speech else None, mean if need_speech_mean else None
-    if need_text or need_text_mean:
-        # All that a token meets has the token's own weight.
-        text = backward(grad_cost, *saved, False, True, False, False)[1]
-        text = torch.where(saved[5][..., None] != 0, text * text_weights[..., None], 0.0)
-        found[1] = text.to(saved[1].dtype) if need_text else None
-        if need_text_mean:
-            found[3] = -text.sum((0, 1)).to(accumulate_dtype(saved[1].dtype))
-    return found
+    given = [g if need else None for g, need in zip(grads, needed, strict=True)]
+    return (*given, grad_drop, *constants)
 
 
 def _statistics_fake(vectors: Tensor, own_mean: Tensor | None, *_: Any) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,7 @@ void run_path(const PathCall& call) {
   problem.frame_shift = call.frame_shift;
   problem.token_shift = call.token_shift;
   problem.drop_cost = call.drop_cost;
+  problem.token_weights = call.token_weights;
   problem.text_index = call.text_index;
   problem.speech_lengths = call.speech_lengths;
   problem.text_lengths = call.text_lengths;
@@ -133,7 +134,7 @@ void run_gradient(const GradientCall& call) {
     std::vector<A> partial(divide_up(rows, each) * call.width, A(NAN));
     launch_gradient(
         GradientProblem<T>{
-            self, of_text ? speech : text, call.grad,
+            self, of_text ? speech : text, call.grad, call.token_weights,
             static_cast<const Interval*>(call.intervals), call.text_index, first_pair.data(),
             ordered.data(), call.places, call.frames, call.width, each, static_cast<T*>(out),
             mean == nullptr ? nullptr : partial.data()},

@@ -19,6 +19,7 @@ struct PathCall {
   const void* dots;
   int64_t speech_stride, place_stride, frame_stride;
   const double *inverse_frame, *inverse_token, *frame_shift, *token_shift, *drop_cost;
+  const double* token_weights;
   const int64_t *text_index, *speech_lengths, *text_lengths;
   int64_t speeches, places, frames, texts, tokens;
   double band, prior;
@@ -50,6 +51,7 @@ struct GradientCall {
   const double *inverse_frame, *inverse_token;
   const void* intervals;
   const int64_t *text_index, *speech_lengths, *text_lengths;
+  const double* token_weights;
   int64_t speeches, places, frames, texts, tokens, width, aligned;
   void *grad_speech, *grad_text, *grad_speech_mean, *grad_text_mean;  // null: not needed
 };

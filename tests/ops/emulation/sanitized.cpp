@@ -39,8 +39,8 @@ void require(bool condition, const char* sentence, uint64_t seed) {
 struct Case {
   int64_t speeches, places, frames, texts, tokens;
   Exact<int64_t> index, I, J;
-  Exact<double> inverse_frame, inverse_token, frame_shift, token_shift, drop;
-  bool centred, may_drop;
+  Exact<double> inverse_frame, inverse_token, frame_shift, token_shift, drop, weights;
+  bool centred, may_drop, weighted;
 
   static int64_t size(Random& random) {
     constexpr int64_t kSizes[] = {1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65};
@@ -52,7 +52,8 @@ struct Case {
         texts(1 + up_to(random, 2)), tokens(size(random)), index(speeches * places), I(speeches),
         J(texts), inverse_frame(speeches * frames), inverse_token(texts * tokens),
         frame_shift(speeches * frames), token_shift(texts * tokens), drop(speeches * frames),
-        centred(random() % 2 != 0), may_drop(random() % 2 != 0) {
+        weights(texts * tokens), centred(random() % 2 != 0), may_drop(random() % 2 != 0),
+        weighted(random() % 2 != 0) {
     const auto fill = [&](const Exact<double>& values) {
       for (int64_t at = 0; at < values.count; ++at) {
         values[at] = static_cast<double>(1 + up_to(random, 15)) / 16.0;
@@ -72,6 +73,7 @@ struct Case {
     fill(frame_shift);
     fill(token_shift);
     fill(drop);
+    fill(weights);
   }
 };
 
@@ -97,6 +99,7 @@ Exact<int32_t> check_path(const Case& given, Random& random, uint64_t seed) {
   call.frame_shift = given.centred ? given.frame_shift.get() : nullptr;
   call.token_shift = given.centred ? given.token_shift.get() : nullptr;
   call.drop_cost = given.may_drop ? given.drop.get() : nullptr;
+  call.token_weights = given.weighted ? given.weights.get() : nullptr;
   call.text_index = given.index.get();
   call.speech_lengths = given.I.get();
   call.text_lengths = given.J.get();
@@ -125,6 +128,7 @@ Exact<int32_t> check_path(const Case& given, Random& random, uint64_t seed) {
           given.centred ? given.frame_shift.get() + b * given.frames : nullptr,
           given.centred ? given.token_shift.get() + c * given.tokens : nullptr,
           given.may_drop ? given.drop.get() + b * given.frames : nullptr,
+          given.weighted ? given.weights.get() + c * given.tokens : nullptr,
           thaitool::make_grid(n, m, band, prior, false)};
       thaitool::Scratch scratch;
       scratch.fit(n, m);
@@ -161,9 +165,10 @@ void run_rows(const Case& given, const Exact<int32_t>& intervals, Random& random
   const GradientCall gradient{
       1, seed, grad.get(), speech.get(), text.get(), given.frames * width, width,
       given.tokens * width, width, u.get(), v.get(), inverse.get(), given.inverse_token.get(),
-      intervals.get(), given.index.get(), given.I.get(), given.J.get(), given.speeches, given.places,
-      given.frames, given.texts, given.tokens, width, aligned, grad_speech.get(), grad_text.get(),
-      grad_u.get(), grad_v.get()};
+      intervals.get(), given.index.get(), given.I.get(), given.J.get(),
+      given.weighted ? given.weights.get() : nullptr, given.speeches, given.places, given.frames,
+      given.texts, given.tokens, width, aligned, grad_speech.get(), grad_text.get(), grad_u.get(),
+      grad_v.get()};
   require(emulate_gradient(&gradient, problem) == 0, problem, seed);
 }
 

@@ -69,12 +69,13 @@ const double* table_row(const double* table, int64_t columns, int64_t n) {
 
 // dots [B, K, I, J] (float or double), inverse norms and shifts [B, I] and [C, J], lengths [B] and
 // [C] -> intervals int32 [B, K, I, 2] (start, end), end exclusive, (0, 0) in the padding;
-// path length int32 [B, K]; sum of costs on the path, float64 [B, K].
+// path length int32 [B, K]; sum of costs on the path, of each cell times its token's weight [C, J]
+// if there are weights, float64 [B, K].
 std::tuple<Tensor, Tensor, Tensor> path(
     const Tensor& dots, const Tensor& inverse_frame_norms, const Tensor& inverse_token_norms,
     const Tensor& frame_shift, const Tensor& token_shift, const OptionalTensor& text_index,
     const Tensor& speech_lengths, const Tensor& text_lengths, const OptionalTensor& drop_cost,
-    double band, double prior, bool monotonic) {
+    const OptionalTensor& token_weights, double band, double prior, bool monotonic) {
   STD_TORCH_CHECK(dots.dim() == 4, "dtw: dots must be 4-D, but have ", dots.dim(), " axes");
   const int64_t speeches = dots.size(0), places = dots.size(1), frames = dots.size(2);
   const int64_t tokens = dots.size(3), texts = inverse_token_norms.size(0);
@@ -102,6 +103,11 @@ std::tuple<Tensor, Tensor, Tensor> path(
     check_shape(*drop_cost, {speeches, frames}, "drop_cost");
     drop = drop_cost->const_data_ptr<double>();
   }
+  const double* weights = nullptr;
+  if (token_weights.has_value()) {
+    check_shape(*token_weights, {texts, tokens}, "token_weights");
+    weights = token_weights->const_data_ptr<double>();
+  }
   const double* frame_norms = inverse_frame_norms.const_data_ptr<double>();
   const double* token_norms = inverse_token_norms.const_data_ptr<double>();
   const double* frame_shifts = centred ? frame_shift.const_data_ptr<double>() : nullptr;
@@ -125,7 +131,8 @@ std::tuple<Tensor, Tensor, Tensor> path(
           data + b * dots.stride(0) + k * dots.stride(1), dots.stride(2),
           frame_norms + b * frames, token_norms + c * tokens,
           table_row(frame_shifts, frames, b), table_row(token_shifts, tokens, c),
-          table_row(drop, frames, b), make_grid(I[b], J[c], band, prior, monotonic)};
+          table_row(drop, frames, b), table_row(weights, tokens, c),
+          make_grid(I[b], J[c], band, prior, monotonic)};
       scratch.fit(I[b], J[c]);
       fill_steps(pair, scratch);
       const auto sum =
@@ -158,13 +165,14 @@ STABLE_TORCH_LIBRARY(thaitool, m) {
   m.def(
       "dtw_path(Tensor dots, Tensor inverse_frame_norms, Tensor inverse_token_norms, "
       "Tensor frame_shift, Tensor token_shift, Tensor? text_index, Tensor speech_lengths, "
-      "Tensor text_lengths, Tensor? drop_cost, float band, float prior, bool monotonic) "
+      "Tensor text_lengths, Tensor? drop_cost, Tensor? token_weights, float band, float prior, "
+      "bool monotonic) "
       "-> (Tensor intervals, Tensor path_length, Tensor path_cost)");
   m.def(
       "dtw_backward(Tensor grad, Tensor speech, Tensor text, Tensor? speech_mean, "
       "Tensor? text_mean, Tensor inverse_frame_norms, Tensor inverse_token_norms, "
       "Tensor intervals, Tensor? text_index, Tensor speech_lengths, Tensor text_lengths, "
-      "bool need_speech, bool need_text, bool need_speech_mean, bool need_text_mean) "
+      "Tensor? token_weights, bool need_speech, bool need_text, bool need_speech_mean, bool need_text_mean) "
       "-> (Tensor grad_speech, Tensor grad_text, Tensor grad_speech_mean, Tensor grad_text_mean)");
 }
 

@@ -113,6 +113,12 @@ const double* doubles_on(
   return tensor.const_data_ptr<double>();
 }
 
+const double* weights_on(
+    const Launcher& launcher, const OptionalTensor& weights, int64_t texts, int64_t tokens) {
+  return weights.has_value() ? doubles_on(launcher, *weights, {texts, tokens}, "token_weights")
+                             : nullptr;
+}
+
 template <typename T>
 const device::Accumulate<T>* mean_on(
     const Launcher& launcher, const OptionalTensor& mean, int64_t width) {
@@ -190,7 +196,7 @@ std::tuple<Tensor, Tensor, Tensor> path(
     const Tensor& dots, const Tensor& inverse_frame_norms, const Tensor& inverse_token_norms,
     const Tensor& frame_shift, const Tensor& token_shift, const OptionalTensor& text_index,
     const Tensor& speech_lengths, const Tensor& text_lengths, const OptionalTensor& drop_cost,
-    double band, double prior, bool monotonic) {
+    const OptionalTensor& token_weights, double band, double prior, bool monotonic) {
   const Launcher launcher(dots);
   STD_TORCH_CHECK(dots.dim() == 4, "dtw: dots must be 4-D, but have ", dots.dim(), " axes");
   const int64_t speeches = dots.size(0), places = dots.size(1), frames = dots.size(2);
@@ -221,6 +227,7 @@ std::tuple<Tensor, Tensor, Tensor> path(
     if (drop_cost.has_value()) {
       problem.drop_cost = doubles_on(launcher, *drop_cost, {speeches, frames}, "drop_cost");
     }
+    problem.token_weights = weights_on(launcher, token_weights, texts, tokens);
     problem.text_index = index_on(launcher, text_index, speeches, places, texts);
     problem.speech_lengths = lengths_on(launcher, speech_lengths, speeches);
     problem.text_lengths = lengths_on(launcher, text_lengths, texts);
@@ -297,7 +304,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const OptionalTensor& speech_mean, const OptionalTensor& text_mean,
     const Tensor& inverse_frame_norms, const Tensor& inverse_token_norms, const Tensor& intervals,
     const OptionalTensor& text_index, const Tensor& speech_lengths, const Tensor& text_lengths,
-    bool need_speech, bool need_text, bool need_speech_mean, bool need_text_mean) {
+    const OptionalTensor& token_weights, bool need_speech, bool need_text, bool need_speech_mean,
+    bool need_text_mean) {
   const Launcher launcher(speech);
   check_vectors(speech);
   check_vectors(text);
@@ -310,6 +318,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   check_on(launcher, intervals, "intervals");
   check_shape(intervals, {speeches, places, frames, 2}, "intervals");
   const double* scale = doubles_on(launcher, grad, {speeches, places}, "grad");
+  const double* weights = weights_on(launcher, token_weights, texts, tokens);
   const int64_t* index = index_on(launcher, text_index, speeches, places, texts);
   // The pairs of each text, for the text's gradient.
   const bool listed = index != nullptr && (need_text || need_text_mean);
@@ -341,8 +350,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const auto h = side<T>(launcher, speech, speech_mean, inverse_frame_norms, speech_lengths);
     const auto e = side<T>(launcher, text, text_mean, inverse_token_norms, text_lengths);
     device::GradientProblem<T> problem{
-        h, e, scale, reinterpret_cast<const device::Interval*>(intervals.const_data_ptr<int32_t>()),
-        index, listed ? first_pair.const_data_ptr<int64_t>() : nullptr,
+        h, e, scale, weights,
+        reinterpret_cast<const device::Interval*>(intervals.const_data_ptr<int32_t>()), index,
+        listed ? first_pair.const_data_ptr<int64_t>() : nullptr,
         listed ? pairs.const_data_ptr<int64_t>() : nullptr, places, frames, width, 1, nullptr,
         nullptr};
     run_gradient(

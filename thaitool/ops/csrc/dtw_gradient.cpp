@@ -16,11 +16,16 @@ using namespace thaitool;
 struct Paths {
   const int32_t* intervals;  // [B, K, I, 2]
   const double* grad;        // [B, K]
+  const double* weights;     // [C, J], or null
   Texts text_of;
   const int64_t* I;
   const int64_t* J;
   int64_t speeches, places, frames, texts, tokens;
 
+  // Gradient of the cells of pair `at` on token j of text c.
+  double cell_grad(int64_t at, int64_t c, int64_t j) const {
+    return weights == nullptr ? grad[at] : grad[at] * weights[c * tokens + j];
+  }
   const int32_t* interval(int64_t at, int64_t i) const { return intervals + 2 * (at * frames + i); }
 };
 
@@ -241,7 +246,8 @@ void both_gradients(
         // zero stays zero, even where the pair holds NaN
         for (int64_t j = interval[0]; paths.grad[at] != 0.0 && j < interval[1]; ++j) {
           partners.push_back(
-              {e.vectors.row(c, j), paths.grad[at] * inverse_token[c * paths.tokens + j]});
+              {e.vectors.row(c, j),
+               paths.cell_grad(at, c, j) * inverse_token[c * paths.tokens + j]});
         }
       }
     };
@@ -264,7 +270,8 @@ void both_gradients(
           const int32_t* interval = paths.interval(at, i);
           if (interval[0] <= j && j < interval[1]) {
             partners.push_back(
-                {h.vectors.row(b, i), paths.grad[at] * inverse_frame[b * paths.frames + i]});
+                {h.vectors.row(b, i),
+                 paths.cell_grad(at, c, j) * inverse_frame[b * paths.frames + i]});
           }
         }
       }
@@ -279,13 +286,14 @@ void both_gradients(
   }
 }
 
-// Gradients of sum over pairs of grad[b, k] * path_cost[b, k], the paths held constant.
+// Gradients of sum over pairs of grad[b, k] * path_cost[b, k], the paths held constant; the costs
+// weighted if there are weights.
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& speech, const Tensor& text,
     const OptionalTensor& speech_mean, const OptionalTensor& text_mean,
     const Tensor& inverse_frame_norms, const Tensor& inverse_token_norms, const Tensor& intervals,
     const OptionalTensor& text_index, const Tensor& speech_lengths, const Tensor& text_lengths,
-    bool need_speech, bool need_text, bool need_speech_mean, bool need_text_mean) {
+    const OptionalTensor& token_weights, bool need_speech, bool need_text, bool need_speech_mean, bool need_text_mean) {
   check_vectors(speech);
   check_vectors(text);
   STD_TORCH_CHECK(
@@ -298,8 +306,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   check_shape(inverse_frame_norms, {speeches, frames}, "inverse_frame_norms");
   check_shape(inverse_token_norms, {texts, tokens}, "inverse_token_norms");
   check_shape(intervals, {speeches, places, frames, 2}, "intervals");
+  const double* weights = nullptr;
+  if (token_weights.has_value()) {
+    check_shape(*token_weights, {texts, tokens}, "token_weights");
+    weights = token_weights->const_data_ptr<double>();
+  }
   const Paths paths{
-      intervals.const_data_ptr<int32_t>(), grad.const_data_ptr<double>(),
+      intervals.const_data_ptr<int32_t>(), grad.const_data_ptr<double>(), weights,
       checked_texts(text_index, speeches, places, texts),
       checked_lengths(speech_lengths, speeches, frames),
       checked_lengths(text_lengths, texts, tokens),

@@ -98,7 +98,7 @@ __device__ inline int64_t end_token_of(const Span* spans, int64_t tokens, int64_
   return low;
 }
 
-// Writes the interval of frame i; returns the cost of its first match, or the price of dropping it.
+// Writes the interval of frame i; returns what its first match adds, or the price of dropping it.
 template <typename T, bool kDrop>
 __device__ double finish_frame(const PairView<T>& pair, int64_t i) {
   const int64_t begin = first_token_of(pair.spans, pair.grid.tokens, i);
@@ -113,7 +113,7 @@ __device__ double finish_frame(const PairView<T>& pair, int64_t i) {
   }
   pair.intervals[i] =
       Span{static_cast<int32_t>(begin), static_cast<int32_t>(dropped ? begin : end)};
-  return dropped ? pair.price(i) : pair.cost(i, begin);
+  return dropped ? pair.price(i) : pair.weighted_cost(i, begin);
 }
 
 // Writes intervals, length and cost. A path has one term per frame, and one more per token step. The
@@ -135,7 +135,7 @@ __device__ void finish(
         const int64_t j = term - frames + 1;
         const int64_t i = pair.spans[j].first;
         if (pair.spans[j - 1].last == i) {  // entered by a token step
-          cost += pair.cost(i, j);
+          cost += pair.weighted_cost(i, j);
           ++count;
         }
       }
@@ -172,6 +172,7 @@ __device__ PairView<T> view_pair(
       centred ? problem.frame_shift + frame : nullptr,
       centred ? problem.token_shift + token : nullptr,
       problem.drop_cost == nullptr ? nullptr : problem.drop_cost + frame,
+      problem.token_weights == nullptr ? nullptr : problem.token_weights + token,
       make_grid(n, m, problem.band, problem.prior, problem.monotonic),
       plan.bits_in_shared
           ? reinterpret_cast<uint32_t*>(shared + plan.warps * plan.warp_bytes)

@@ -27,6 +27,7 @@ struct Pair {
   const double* frame_shift;    // [I], or null without centring
   const double* token_shift;    // [J], or null without centring
   const double* drop_cost;      // [I], or null: no frame may be dropped
+  const double* token_weights;  // [J], or null: of the cells in the sum
   Grid grid;
 
   double cost(int64_t i, int64_t j) const {
@@ -158,7 +159,8 @@ PathSum walk_back(const Pair<T>& pair, const uint8_t* steps, int32_t* intervals)
       --i;
       continue;
     }
-    sum.cost += pair.cost(i, j);
+    const double cost = pair.cost(i, j);
+    sum.cost += pair.token_weights == nullptr ? cost : pair.token_weights[j] * cost;
     intervals[2 * i] = static_cast<int32_t>(j);
     if (!entered) {
       intervals[2 * i + 1] = static_cast<int32_t>(j + 1);

@@ -71,6 +71,7 @@ struct PathProblem {
   const double *inverse_frame, *inverse_token;  // [B, I], [C, J]
   const double *frame_shift, *token_shift;      // likewise, or null
   const double* drop_cost;                      // [B, I], or null
+  const double* token_weights;                  // [C, J], or null: of the cells in the sum
   const int64_t* text_index;                    // [B, K], or null
   const int64_t *speech_lengths, *text_lengths;
   int64_t pairs, places, frames, texts, tokens;
@@ -91,6 +92,7 @@ struct PairView {
   const T* dots;
   int64_t frame_stride;
   const double *inverse_frame, *inverse_token, *frame_shift, *token_shift, *drop_cost;
+  const double* token_weights;
   Grid grid;
   uint32_t* bits;  // [ceil(n / 32), m, planes]: frame steps, token steps, and dropped frames
   double* boundary;
@@ -100,6 +102,10 @@ struct PairView {
     return cell_cost(
         dots[i * frame_stride + j], frame_shift == nullptr ? 0.0 : frame_shift[i],
         token_shift == nullptr ? 0.0 : token_shift[j], inverse_frame[i], inverse_token[j]);
+  }
+  // What the cell adds to the sum; a path is chosen by costs alone.
+  __device__ double weighted_cost(int64_t i, int64_t j) const {
+    return token_weights == nullptr ? cost(i, j) : token_weights[j] * cost(i, j);
   }
   __device__ double price(int64_t i) const { return drop_price(drop_cost[i], inverse_frame[i]); }
 };

@@ -51,15 +51,21 @@ struct alignas(8) Interval {
 template <typename T>
 struct GradientProblem {
   RowSide<T> self, other;
-  const double* grad;         // [B, K]
-  const Interval* intervals;  // [B, K, I]
-  const int64_t* text_index;  // [B, K], or null
-  const int64_t* first_pair;  // [C + 1] into `pairs`, for the gradient of the text with an index
-  const int64_t* pairs;       // [B * K] in the order of their texts
+  const double* grad;           // [B, K]
+  const double* token_weights;  // [C, J], or null
+  const Interval* intervals;    // [B, K, I]
+  const int64_t* text_index;    // [B, K], or null
+  const int64_t* first_pair;    // [C + 1] into `pairs`, for the gradient of the text with an index
+  const int64_t* pairs;         // [B * K] in the order of their texts
   int64_t places, frames, width;
   int64_t rows_per_block;
   T* out;                  // [N, R, D], or null
   Accumulate<T>* partial;  // [blocks, D], minus the sums over the rows of a block; or null
+
+  // Gradient of the cells of pair `at` on a token, which is at this place in [C, J].
+  __device__ double cell_grad(int64_t at, int64_t token) const {
+    return token_weights == nullptr ? grad[at] : grad[at] * token_weights[token];
+  }
 };
 
 constexpr int kMaxRowThreads = 512;
@@ -154,7 +160,8 @@ __device__ void meet_tokens(const GradientProblem<T>& problem, int64_t b, int64_
         "dtw: an interval leaves the text");
     // zero stays zero, even where the pair holds NaN
     for (int64_t j = met.begin; grad != 0.0 && j < met.end; ++j) {
-      add(problem.other.row(c, j), grad * problem.other.inverse_norms[c * problem.other.rows + j]);
+      const int64_t token = c * problem.other.rows + j;
+      add(problem.other.row(c, j), problem.cell_grad(at, token) * problem.other.inverse_norms[token]);
     }
   }
 }
@@ -166,10 +173,10 @@ __device__ void meet_frames(const GradientProblem<T>& problem, int64_t c, int64_
   const int64_t end = indexed ? problem.first_pair[c + 1] : c + 1;
   for (int64_t p = begin; p < end; ++p) {
     const int64_t at = indexed ? problem.pairs[p] : p, b = at / problem.places;
-    const double grad = problem.grad[at];
-    if (grad == 0.0) {
+    if (problem.grad[at] == 0.0) {
       continue;
     }
+    const double grad = problem.cell_grad(at, c * problem.self.rows + j);
     const int64_t n = problem.other.lengths[b];
     THAITOOL_ASSERT(n >= 0 && n <= problem.other.rows, "dtw: a speech length is out of range");
     const Interval* intervals = problem.intervals + at * problem.frames;
