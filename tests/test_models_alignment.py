@@ -39,6 +39,12 @@ def test_means_ignore_the_padding() -> None:
     expected = functional.normalize(torch.tensor([[3.0, 1.0], [6.0, 2.0]]), dim=-1)
     torch.testing.assert_close(pooled(x, lengths, weights), expected)
     assert masked_mean(x, lengths).tolist() == pytest.approx([8 / 3, 2.0])
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(pooled(x, lengths, weights)[:, 0].sum(), x)
+    assert grad.isfinite().all()
+    assert grad[0, 0].any()
+    assert not grad[0, 2].any()
+    assert not grad[1, 1:].any()
 
 
 def test_retrieval_counts_a_transcript_once() -> None:

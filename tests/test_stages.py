@@ -205,6 +205,19 @@ def test_plain_alignment_is_another_run(
         align.run(aligning(sup, encoder, llm, tmp_path / "plain"))
 
 
+def test_an_utterance_alone_does_not_train_the_dtw_term(
+    sup: Path, encoder: Path, llm: Path, tmp_path: Path
+) -> None:
+    """Without another transcript nothing keeps it from collapsing."""
+    config = aligning(sup, encoder, llm, tmp_path / "alone", ramp_start=0.0, ramp_end=0.0)
+    alone = config.model_copy(update={"train": config.train.model_copy(update={"batch_s": 0.5})})
+    result = align.run(alone)
+    assert result.training is not None
+    rows_of_run = RunDir(result.out).metrics()
+    assert any(row["dtw"] > 0 for row in rows_of_run if "dtw" in row)
+    assert all(row["loss"] == 0 for row in rows_of_run if "dtw" in row)
+
+
 def test_no_alignment_is_an_untrained_projector_in_the_llms_space(
     sup: Path, encoder: Path, llm: Path, tmp_path: Path
 ) -> None:

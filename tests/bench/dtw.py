@@ -105,7 +105,7 @@ def measure_cpu(shape: str, settings: Settings) -> dict[str, Any]:
 
 
 def cpu_targets(shape: str, found: dict[str, Any]) -> list[Target]:
-    """The figures that issue B asks for, from what `measure_cpu` found."""
+    """The targets, from what `measure_cpu` found."""
     default, tuned = found["default allocator"], found["tuned allocator"]
     missing = default["missing"].get("numba", "")
     memory = found["memory"]["op"]
@@ -157,7 +157,7 @@ def measure_cuda(shape: str, settings: Settings) -> dict[str, Any]:
 
 
 def cuda_targets(shape: str, found: dict[str, Any] | None) -> list[Target]:
-    """The figures that issue B asks for; None where there is no GPU."""
+    """The targets; None where there is no GPU."""
     reason = "no CUDA device"
     ratios, times = (found["ratios"], found["milliseconds"]) if found else ({}, {})
     targets = []

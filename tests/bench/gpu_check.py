@@ -1,9 +1,9 @@
 """`make gpu-check`: all that a GPU machine has to do, in one command. Installs nothing, needs no network.
 
-Builds both binaries in place for the GPU at hand, runs the tests of the op on it, compute-sanitizer
-where there is one, the benchmark and the tests of very large tensors; goes on after a step that
-fails, writes one results file, and exits with 1 if anything failed. Needs Python, torch, pytest,
-setuptools and a CUDA toolkit. Ten minutes at most.
+Builds both binaries in place for the GPU at hand, runs the tests of the op on it, the benchmark,
+compute-sanitizer where there is one, and the tests of very large tensors; goes on after a step that
+fails, writes one results file, and exits with 1 if anything failed or was cut short. Needs Python,
+torch, pytest, setuptools and a CUDA toolkit. Ten minutes at most.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Outcome:
 
     name: str
     outcome: str
-    """passed, failed, timed out or not run."""
+    """passed, failed, timed out, or not run because something is missing here."""
     seconds: float
     detail: str
     tail: list[str]
@@ -91,10 +91,10 @@ def steps(scratch: Path) -> list[Step]:
         Step("build", 200, build, forced),
         Step("exercise", 60, exercise),
         Step("tests", 180, [*python, *PYTEST, "-m", "not slow"]),
+        Step("bench", 200, bench),
         sanitized("memcheck", 90),
         sanitized("racecheck", 90),
         sanitized("synccheck", 60),
-        Step("bench", 200, bench),
         Step("slow", 120, [*python, *PYTEST, "-m", "slow"]),
     ]
 
@@ -105,7 +105,7 @@ def run(step: Step, seconds: float, log: Path) -> Outcome:
         return Outcome(step.name, "not run", 0.0, step.missing, [])
     limit = min(step.seconds, seconds)
     if limit < 5:
-        return Outcome(step.name, "not run", 0.0, "the total time limit is used up", [])
+        return Outcome(step.name, "timed out", 0.0, "nothing is left of the total time limit", [])
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
@@ -123,7 +123,8 @@ def run(step: Step, seconds: float, log: Path) -> Outcome:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            detail, outcome = f"longer than {limit:.0f} s", "timed out"
+            rest = ", all that was left of the total time limit" if seconds < step.seconds else ""
+            detail, outcome = f"longer than {limit:.0f} s{rest}", "timed out"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     taken = round(time.monotonic() - start, 1)
     return Outcome(step.name, outcome, taken, detail, lines[-TAIL_LINES:])
@@ -157,14 +158,19 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def revision(given: str | None) -> dict[str, Any]:
-    """The commit, and whether the tree differs from it; a copy without .git needs --revision."""
+def revision(given: str | None) -> dict[str, Any] | None:
+    """The commit, and whether the tree differs from it; None if nothing says what the tree is."""
+    if given:
+        return {"commit": given, "changed": None}
+    # git would also find the repository of a folder above, which is not this one's
+    if not (ROOT / ".git").exists():
+        return None
     git = ["git", "-c", f"safe.directory={ROOT}"]
+    commit = first_line([*git, "rev-parse", "HEAD"])
+    if commit is None:
+        return None
     status = [*git, "status", "--porcelain", "--untracked-files=no"]
-    return {
-        "commit": given or first_line([*git, "rev-parse", "HEAD"]),
-        "changed": None if given else first_line(status) is not None,
-    }
+    return {"commit": commit, "changed": first_line(status) is not None}
 
 
 def parse() -> argparse.Namespace:

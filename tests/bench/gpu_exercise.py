@@ -1,7 +1,7 @@
 """The CUDA ops on a few shapes against the CPU ops, small enough for compute-sanitizer. No GEMM.
 
-Every width of a block, strips, steps in shared and in global memory, drop costs, index, all outputs
-of the gradient. Exit status 1 and a sentence where results differ.
+Every width of a block, strips, steps in shared and in global memory, band, prior, monotonic steps,
+drop costs, index, token weights, all outputs of the gradient. Exit status 1 and a sentence where results differ.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, f
 from thaitool.ops import kernels
 
 #: Frames, tokens: one warp, several, two columns per lane, strips, and too many steps for shared memory.
-SHAPES = [(1, 1), (40, 20), (70, 129), (33, 300), (20, 600), (2000, 520)]
+#: In this order both accumulating types meet one and two columns per lane.
+SHAPES = [(1, 1), (33, 300), (70, 129), (2000, 520), (20, 600), (40, 20)]
+#: Band, prior, and whether steps are monotonic where all speeches are long enough. Each has a kernel.
+FREE, CONSTRAINED = (1.0, 0.0, False), (0.2, 0.5, True)
 
 
 def to_cuda(value: object) -> object:
@@ -35,8 +38,17 @@ def require_close(name: str, found: Tensor, wanted: Tensor, tolerance: float) ->
         )
 
 
-def exercise(frames: int, tokens: int, dtype: torch.dtype, *, drop: bool, indexed: bool) -> None:
-    """Statistics, path and gradient of three speeches."""
+def exercise(
+    frames: int,
+    tokens: int,
+    dtype: torch.dtype,
+    options: list[tuple[float, float, bool]],
+    *,
+    drop: bool,
+    indexed: bool,
+    weighted: bool,
+) -> None:
+    """Statistics, paths, and the gradient of the last path, of three speeches."""
     ops = torch.ops.thaitool
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     generator = torch.Generator().manual_seed(frames + tokens)
@@ -48,6 +60,10 @@ def exercise(frames: int, tokens: int, dtype: torch.dtype, *, drop: bool, indexe
     m = torch.tensor([tokens, (tokens + 1) // 2, tokens])
     index = torch.tensor([[0, 1], [2, 1], [0, 2]]) if indexed else None
     price = 0.5 + torch.randint(0, 2**20, (3, frames), generator=generator) / 2.0**21
+    # few bits, so that sums are exact in any order
+    weights = torch.randint(16, (texts, tokens), generator=generator).double() / 8
+    token_weights = weights if weighted else None
+    label = f"{frames} frames, {tokens} tokens, {dtype}, {drop=}, {indexed=}, {weighted=}"
     results = []
     for place in (lambda value: value, to_cuda):
         inverse_h, shift_h = ops.dtw_statistics(*map(place, (speech, u, v, n)), False)
@@ -57,15 +73,18 @@ def exercise(frames: int, tokens: int, dtype: torch.dtype, *, drop: bool, indexe
         require_close(f"dtw_statistics, {name}", found, wanted, 1e-12)
     dots = torch.randn(3, places, frames, tokens, generator=generator, dtype=torch.float64).to(wide)
     inputs = (dots, *(results[0][at] for at in (0, 2, 1, 3)), index, n, m)
-    arguments = (*inputs, price.double() if drop else None)
-    path = ops.dtw_path(*arguments, 1.0, 0.0, False)
-    on_cuda = ops.dtw_path(*map(to_cuda, arguments), 1.0, 0.0, False)
-    label = f"{frames} frames, {tokens} tokens, {dtype}, drop {drop}, index {indexed}"
-    for name, found, wanted in zip(("intervals", "length", "cost"), on_cuda, path, strict=True):
-        exact = name != "cost" or wide == torch.float32
-        require_close(f"dtw_path, {name}, {label}", found, wanted, 0.0 if exact else 1e-14)
+    arguments = (*inputs, price.double() if drop else None, token_weights)
+    for band, prior, monotonic in options:
+        option = (band, prior, monotonic and tokens <= (frames + 1) // 2)
+        path = ops.dtw_path(*arguments, *option)
+        on_cuda = ops.dtw_path(*map(to_cuda, arguments), *option)
+        for name, found, wanted in zip(("intervals", "length", "cost"), on_cuda, path, strict=True):
+            exact = name != "cost" or wide == torch.float32
+            tolerance = 0.0 if exact else 1e-14
+            require_close(f"dtw_path, {name}, {label}, {option}", found, wanted, tolerance)
     grad = torch.randn(3, places, generator=generator, dtype=torch.float64)
     vectors = (grad, speech, text, u, v, results[0][0], results[0][2], path[0], index, n, m)
+    vectors += (token_weights,)
     gradients = ops.dtw_backward(*vectors, True, True, True, True)
     on_cuda = ops.dtw_backward(*map(to_cuda, vectors), True, True, True, True)
     tolerance = {torch.float64: 1e-12, torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(dtype, 1e-5)
@@ -79,8 +98,12 @@ def main() -> None:
         sys.exit(problem)
     dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
     for at, (frames, tokens) in enumerate(SHAPES):
-        exercise(frames, tokens, dtypes[at % 4], drop=False, indexed=at % 2 == 0)
-        exercise(frames, tokens, dtypes[(at + 1) % 4], drop=True, indexed=at % 2 == 1)
+        even, weighted = at % 2 == 0, at % 4 in {1, 2}
+        options, dtype = [FREE, CONSTRAINED], dtypes[at % 4]
+        exercise(frames, tokens, dtype, options, drop=False, indexed=even, weighted=weighted)
+        # With drop costs there is one kernel for all options.
+        options, dtype = [options[at % 2]], dtypes[(at + 1) % 4]
+        exercise(frames, tokens, dtype, options, drop=True, indexed=not even, weighted=not weighted)
     torch.cuda.synchronize()
     sys.stdout.write(f"{2 * len(SHAPES)} cases on CUDA agree with the CPU\n")
 

@@ -102,7 +102,7 @@ def grids(
         torch.tensor([tokens, (tokens + 1) // 2, tokens, 0])[:texts],
         draw(3, frames).double() if drop else None,
         # Few bits: sums of weighted costs of float32 are then exact in any order, too.
-        torch.randint(0, 16, (texts, tokens), generator=generator) / 8.0 if weighted else None,
+        torch.randint(16, (texts, tokens), generator=generator).double() / 8 if weighted else None,
     )
 
 
@@ -143,7 +143,7 @@ def test_every_boundary_between_lanes_warps_and_strips(tokens: int, emulation: E
     for seed, (geometry, form) in enumerate(
         itertools.product(
             GEOMETRIES[: 6 if tokens <= 129 else 2],
-            [{}, {"ties": True}, {"drop": True, "centred": True}],
+            [{}, {"ties": True, "weighted": True}, {"drop": True, "centred": True}],
         )
     ):
         rows = next(frames)
@@ -161,7 +161,13 @@ def test_more_tokens_than_a_block_has_columns(tokens: int, emulation: Emulation)
         assert_same_path(emulation, grids(tokens, 40, tokens, drop=drop), 1.0, 0.0, False)
 
 
-@pytest.mark.parametrize("form", [{}, {"drop": True}, {"centred": True}, {"places": 3}])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *({}, {"drop": True}, {"centred": True}, {"places": 3}, {"weighted": True}),
+        {"weighted": True, "drop": True, "centred": True, "places": 3},
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_options_and_forms(dtype: torch.dtype, form: dict[str, Any], emulation: Emulation) -> None:
     for seed, (band, prior, monotonic) in enumerate(OPTIONS):
@@ -179,6 +185,53 @@ def test_a_frame_that_met_a_later_token_is_not_dropped(emulation: Emulation) -> 
         assert given.drop_cost is not None
         given = replace(given, drop_cost=given.drop_cost - 1)
         assert_same_path(emulation, given, *OPTIONS[seed % 3])
+
+
+def test_weights_count_in_the_sum_only(emulation: Emulation) -> None:
+    given = grids(3, 41, 20, drop=True, ties=True, places=3, weighted=True)
+    assert given.text_index is not None
+    assert given.drop_cost is not None
+    assert given.token_weights is not None
+    intervals, length, cost = given.path(emulation, 0.5, 0.1, False)
+    plain = replace(given, token_weights=None).path(emulation, 0.5, 0.1, False)
+    assert torch.equal(intervals, plain[0])
+    assert torch.equal(length, plain[1])
+    assert (cost != plain[2]).any()
+    wanted = torch.zeros_like(cost)
+    for b, k in itertools.product(range(2), range(3)):
+        c = int(given.text_index[b, k])
+        frames = int(given.speech_lengths[b]) if given.text_lengths[c] > 0 else 0
+        for i in range(frames):
+            begin, end = intervals[b, k, i].tolist()
+            cells = 1 - given.dots[b, k, i, begin:end].double()
+            wanted[b, k] += (given.token_weights[c, begin:end] * cells).sum()
+            wanted[b, k] += given.drop_cost[b, i] if begin == end else 0.0
+    assert torch.equal(cost, wanted)
+
+
+def test_weights_of_any_value(emulation: Emulation) -> None:
+    for dtype, drop in itertools.product((torch.float32, torch.float64), (False, True)):
+        given = grids(4, 70, 33, dtype=dtype, drop=drop, places=3)
+        generator = torch.Generator().manual_seed(4)
+        weights = torch.randn(4, 33, generator=generator, dtype=torch.float64).exp()
+        wanted = replace(given, token_weights=weights).path(torch.ops.thaitool, 1.0, 0.0, False)
+        found = replace(given, token_weights=weights).path(emulation, 1.0, 0.0, False)
+        assert torch.equal(found[0], wanted[0])
+        torch.testing.assert_close(found[2], wanted[2], rtol=1e-14, atol=0)
+
+
+def test_a_weight_of_zero_hides_no_nan(emulation: Emulation) -> None:
+    for drop in (False, True):
+        given = grids(6, 33, 20, drop=drop, weighted=True)
+        assert given.token_weights is not None
+        given.token_weights.zero_()
+        given.inverse_frame_norms[0, 7] = float("nan")
+        assert_same_path(emulation, given, 1.0, 0.0, False)
+        _, _, cost = given.path(emulation, 1.0, 0.0, False)
+        assert cost[0, 0].isnan()
+        assert cost[1, 0].isfinite()
+        # drop prices have no weight
+        assert bool(cost[1, 0] > 0) is drop
 
 
 def test_strided_dot_products(emulation: Emulation) -> None:

@@ -39,9 +39,10 @@ class Rows:
     speech_lengths: Tensor
     text_lengths: Tensor
     grad: Tensor
+    token_weights: Tensor | None = None
 
-    def backward(self, ops: Any, *needed: bool) -> tuple[Tensor, ...]:
-        """Statistics and path on the CPU, the gradient by `ops`."""
+    def statistics_and_intervals(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Inverse norms of both sides, and the paths, by the CPU ops."""
         u, v, n, m = self.speech_mean, self.text_mean, self.speech_lengths, self.text_lengths
         inverse_h, shift_h = torch.ops.thaitool.dtw_statistics(self.speech, u, v, n, False)
         inverse_e, shift_e = torch.ops.thaitool.dtw_statistics(self.text, v, u, m, True)
@@ -51,10 +52,18 @@ class Rows:
         drop = 0.5 + 0.4 * torch.rand(inverse_h.shape, generator=generator, dtype=torch.float64)
         intervals, _, _ = torch.ops.thaitool.dtw_path(
             *(dots, inverse_h, inverse_e, shift_h, shift_e, self.text_index, n, m, drop),
-            *(1.0, 0.0, False),
+            *(None, 1.0, 0.0, False),
         )
-        vectors = (self.grad, self.speech, self.text, u, v, inverse_h, inverse_e, intervals)
-        found: tuple[Tensor, ...] = ops.dtw_backward(*vectors, self.text_index, n, m, *needed)
+        return inverse_h, inverse_e, intervals
+
+    def backward(self, ops: Any, *needed: bool) -> tuple[Tensor, ...]:
+        """Statistics and path on the CPU, the gradient by `ops`."""
+        found: tuple[Tensor, ...] = ops.dtw_backward(
+            *(self.grad, self.speech, self.text, self.speech_mean, self.text_mean),
+            *self.statistics_and_intervals(),
+            *(self.text_index, self.speech_lengths, self.text_lengths, self.token_weights),
+            *needed,
+        )
         return found
 
 
@@ -65,6 +74,7 @@ def rows(
     dtype: torch.dtype = torch.float32,
     means: bool = True,
     places: int = 0,
+    weighted: bool = False,
 ) -> Rows:
     """Three speeches of 21 frames, texts of 9 tokens."""
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +93,7 @@ def rows(
         torch.tensor([21, 13, 0]),
         torch.tensor([9, 5, 9, 0])[:texts],
         draw(3, max(places, 1)),
+        draw(texts, 9).exp() if weighted else None,
     )
 
 
@@ -94,7 +105,7 @@ def assert_close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], dtype: t
         if other.numel() > 0:
             tolerance = {torch.float64: 1e-13, torch.float32: 4e-6}.get(other.dtype, 1e-7)
             rtol = {torch.bfloat16: 8e-3, torch.float16: 1e-3}.get(other.dtype, 0.0)
-            scale = max(float(other.double().abs().max()), 1e-30)
+            scale = max(float(other.double().nan_to_num(0, 0, 0).abs().max()), 1e-30)
             torch.testing.assert_close(
                 *(one.double(), other.double()), rtol=rtol, atol=tolerance * scale, equal_nan=True
             )
@@ -117,6 +128,68 @@ def test_the_gradient(dtype: torch.dtype, width: int, places: int, emulation: Em
         plain.backward(torch.ops.thaitool, True, True, False, False),
         dtype,
     )
+
+
+@pytest.mark.parametrize("places", [0, 3])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_gradient_with_token_weights(
+    dtype: torch.dtype, places: int, emulation: Emulation
+) -> None:
+    for width in (5, 40, 1030):
+        given = rows(width, width, dtype=dtype, places=places, weighted=True)
+        if width == 1030:  # in tiles
+            given = replace(
+                given, speech=given.speech[:, :5], speech_lengths=torch.tensor([5, 3, 0])
+            )
+        wanted = given.backward(torch.ops.thaitool, *ALL)
+        found = given.backward(emulation, *ALL)
+        assert_close(found, wanted, dtype)
+        plain = replace(given, token_weights=None).backward(emulation, *ALL)
+        assert all((one != other).any() for one, other in zip(found, plain, strict=True))
+
+
+def test_token_weights_by_autograd(emulation: Emulation) -> None:
+    given = rows(9, 12, dtype=torch.float64, places=3, weighted=True)
+    assert given.speech_mean is not None
+    assert given.text_mean is not None
+    assert given.text_index is not None
+    assert given.token_weights is not None
+    *_, intervals = given.statistics_and_intervals()
+    token = torch.arange(9)
+    met = (intervals[..., :1] <= token) & (token < intervals[..., 1:])
+    inputs = (given.speech, given.text, given.speech_mean, given.text_mean)
+    h, e, u, v = (tensor.clone().requires_grad_() for tensor in inputs)
+    cosine = torch.einsum(
+        "bid,bkjd->bkij",
+        torch.nn.functional.normalize(h - u, dim=-1),
+        torch.nn.functional.normalize(e - v, dim=-1)[given.text_index],
+    )
+    weights = given.token_weights[given.text_index][:, :, None]
+    loss = (given.grad[..., None, None] * weights * met * (1 - cosine)).sum()
+    wanted = torch.autograd.grad(loss, (h, e, u, v))
+    assert_close(given.backward(emulation, *ALL), wanted, torch.float64)
+
+
+@pytest.mark.parametrize("places", [0, 3])
+def test_a_token_weight_of_zero_hides_no_nan(places: int, emulation: Emulation) -> None:
+    given = rows(10, 16, means=False, places=places, weighted=True)
+    if places:
+        given = replace(given, text_index=torch.tensor([[0, 1, 2], [0, 2, 1], [1, 2, 2]]))
+    assert given.token_weights is not None
+    given.token_weights[0, 2] = 0
+    given.text[0, 2, 3] = float("nan")
+    given.grad[1] = 0
+    wanted = given.backward(torch.ops.thaitool, True, True, False, False)
+    found = given.backward(emulation, True, True, False, False)
+    assert_close(found, wanted, torch.float32)
+    assert found[0][0].isnan().any()
+    assert not found[0][0].isnan().all()
+    assert (found[0][1] == 0).all()
+    given = replace(given, text=given.text.nan_to_num(0.5))
+    speech, text, *_ = given.backward(emulation, True, True, False, False)
+    assert speech.isfinite().all()
+    assert (text[0, 2] == 0).all()
+    assert (text[0, 1] != 0).any()
 
 
 @pytest.mark.parametrize("width", [1026, 2050, 2056])
@@ -192,7 +265,7 @@ def test_an_interval_that_leaves_the_text_stops_the_kernel(emulation: Emulation)
     with pytest.raises(RuntimeError, match="an interval leaves the text"):
         emulation.dtw_backward(
             *(given.grad, given.speech, given.text, None, None, *ones, intervals, None, *lengths),
-            *(True, False, False, False),
+            *(None, True, False, False, False),
         )
 
 

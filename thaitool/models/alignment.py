@@ -78,8 +78,8 @@ def alignment_terms(
         ).loss
     with torch.autocast(speech.device.type, enabled=False):
         similarity = (
-            _pool(_unit(speech, speech_mean), speech_lengths)
-            @ _pool(_unit(text, text_mean), text_lengths, text_weights).T
+            _pool(speech, speech_mean, speech_lengths)
+            @ _pool(text, text_mean, text_lengths, text_weights).T
         )
     twins = same_text & ~torch.eye(len(same_text), dtype=torch.bool, device=same_text.device)
     similarity = similarity.masked_fill(twins, float("-inf"))
@@ -123,7 +123,7 @@ def masked_mean(x: Tensor, lengths: Tensor) -> Tensor:
 
 def pooled(x: Tensor, lengths: Tensor, weights: Tensor | None = None) -> Tensor:
     """Unit vector of the (weighted) mean of unit vectors over valid positions: (B, I, D) to (B, D)."""
-    return _pool(_unit(x, None), lengths, weights)
+    return _pool(x, None, lengths, weights)
 
 
 def monitors(terms: AlignmentTerms, text_lengths: Tensor) -> dict[str, Tensor]:
@@ -172,18 +172,14 @@ def _inside(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def _unit(x: Tensor, mean: Tensor | None) -> Tensor:
-    centred = x.float() if mean is None else x.float() - mean.float()
-    return functional.normalize(centred, dim=-1)
-
-
-def _pool(unit: Tensor, lengths: Tensor, weights: Tensor | None = None) -> Tensor:
-    inside = _inside(lengths, unit.shape[1])
-    each = inside.to(unit.dtype) if weights is None else weights * inside
-    # Padding may hold anything: it is cut out, not multiplied by 0.
-    return functional.normalize(
-        (unit.masked_fill(~inside[..., None], 0) * each[..., None]).sum(1), dim=-1
-    )
+def _pool(x: Tensor, mean: Tensor | None, lengths: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Unit vector of the weighted mean of unit vectors of `x` minus `mean`: (B, I, D) to (B, D)."""
+    inside = _inside(lengths, x.shape[1])
+    # Padding may hold NaN, whose gradient would survive a product with 0: it is cut out first.
+    kept = x.float().masked_fill(~inside[..., None], 0)
+    unit = functional.normalize(kept if mean is None else kept - mean.float(), dim=-1)
+    each = inside.float() if weights is None else weights.float().masked_fill(~inside, 0)
+    return functional.normalize((each[:, None] @ unit)[:, 0], dim=-1)
 
 
 def _symmetric(logits: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 #: Share of the old value that the running mean of speech keeps at each update.
 MOMENTUM = 0.99
+#: How many transcripts the tokenizer gets at once when tokens are counted.
+TEXTS_AT_ONCE = 5000
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,13 @@ class _Objective(nn.Module):
         table: Tensor,
         tokenizer: Any,
         config: AlignConfig,
-        weights: Tensor,
     ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
         self.tokenizer, self.config = tokenizer, config
         self.register_buffer("table", table, persistent=False)
-        self.register_buffer("weights", weights, persistent=False)
+        # Of tokens; `weigh_tokens` sets them from the training transcripts.
+        self.register_buffer("weights", torch.ones(len(table)), persistent=False)
         if not config.plain:
             projector.text_mean.copy_(table.mean(0))
 
@@ -93,6 +95,12 @@ class _Objective(nn.Module):
         if not self.config.unfreeze_encoder:
             self.encoder.eval()
         return self
+
+    def weigh_tokens(self, train_set: Manifest) -> None:
+        """Weights from the counts of the training transcripts: a function of the manifest, also on resume."""
+        weights: Tensor = self.weights  # type: ignore[assignment]
+        texts = [text or "" for text in train_set.table.column("text").to_pylist()]
+        weights.copy_(token_weights(count_tokens(self.tokenizer, texts, len(weights))))
 
     def embed_audio(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Raw projections (B, I, D) and their true counts (B,)."""
@@ -146,7 +154,10 @@ class _Objective(nn.Module):
         )
         total = terms.dtw
         if not cfg.plain:
-            total = ramp(step.share, cfg.ramp_start, cfg.ramp_end) * terms.dtw
+            # One utterance has no other transcript, and nothing else keeps DTW from collapsing.
+            alone = n == 1
+            weight = 0.0 if alone else ramp(step.share, cfg.ramp_start, cfg.ramp_end)
+            total = weight * terms.dtw
             total = total + cfg.pool_weight * terms.pool + cfg.transcript_weight * terms.transcript
         # The path's cost without the weights of tokens: that of different batches compares.
         losses = {
@@ -155,7 +166,7 @@ class _Objective(nn.Module):
             "transcript": terms.transcript.detach(),
         }
         found = losses | monitors(terms, tokens)
-        # The only wait for the device: all figures in one copy.
+        # All figures in one copy: each would wait for the device.
         values = torch.stack([value.float() for value in found.values()]).tolist()
         logs = {name: (v * n, float(n)) for name, v in zip(found, values, strict=True)}
         return Loss(total * n, float(n), logs, used=n)
@@ -181,13 +192,18 @@ def same(texts: Sequence[str | None], device: torch.device) -> Tensor:
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text, without special tokens."""
-    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return found
 
 
 def count_tokens(tokenizer: Any, texts: Sequence[str], vocabulary: int) -> Tensor:
-    """How often each token occurs in the texts, [vocabulary]."""
-    ids = [i for row in token_ids(tokenizer, texts) for i in row]
-    return torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=vocabulary)
+    """How often each token occurs in the texts, [vocabulary]; some thousand texts at a time."""
+    counts = torch.zeros(vocabulary, dtype=torch.long)
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        rows = token_ids(tokenizer, texts[start : start + TEXTS_AT_ONCE])
+        ids = torch.tensor([i for row in rows for i in row], dtype=torch.long)
+        counts += torch.bincount(ids, minlength=vocabulary)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -225,7 +241,7 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     require_trainable(train_set, allowed=config.allow_untrainable)
     accelerator = make_accelerator(config.train)
     torch.manual_seed(config.train.seed)
-    model = _build(config, encoder_path, llm, train_set)
+    model = _build(config, encoder_path, llm)
     out = begin(
         config,
         "align",
@@ -239,6 +255,8 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
         if accelerator.is_main_process:
             _write_untrained(model, out)
         return AlignResult(config.out, None, "method none: the projector is untrained")
+    if not config.plain:
+        model.objective.weigh_tokens(train_set)
     training = train(
         Task(
             model.objective,
@@ -260,7 +278,7 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     return AlignResult(config.out, training, verdict(training.metrics))
 
 
-def _build(config: AlignConfig, encoder_path: Path, llm: Path, train_set: Manifest) -> _Model:
+def _build(config: AlignConfig, encoder_path: Path, llm: Path) -> _Model:
     table = load_embedding_table(llm)
     tokenizer = load_tokenizer(llm)
     encoder = load_encoder(encoder_path)
@@ -277,9 +295,7 @@ def _build(config: AlignConfig, encoder_path: Path, llm: Path, train_set: Manife
         factor=config.projector_factor,
         hidden_width=config.projector_hidden_size,
     )
-    texts = [text or "" for text in train_set.table.column("text").to_pylist()]
-    weights = token_weights(count_tokens(tokenizer, texts, len(table)))
-    objective = _Objective(encoder, projector, table, tokenizer, config, weights)
+    objective = _Objective(encoder, projector, table, tokenizer, config)
     processor = new_processor(model_config, tokenizer)
     return _Model(objective, model_config, processor, llm, weights_sha256(llm))
 
