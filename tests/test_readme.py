@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,38 @@ def test_figures_are_those_of_the_results_file() -> None:
     assert f"character error rate {percent(score('tasks', 'cer')['value'])}" in README
     minutes = sum(results["seconds"].values()) / 60
     assert f"about {minutes:.0f} minutes on two cores" in README
+
+
+def results(name: str) -> dict[str, Any]:
+    path = ROOT / "tests" / "bench" / "results" / name
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def test_speed_is_that_of_the_results_file() -> None:
+    for shape, found in results("dtw-cpu.json")["shapes"].items():
+        default, tuned = found["default allocator"], found["tuned allocator"]
+        memory = found["memory"]["op"]
+        cells = [
+            shape.replace(",", ", "),
+            f"{default['milliseconds']['op']['total']:.1f}",
+            f"{default['ratios']['numba / op']:.1f}",
+            f"{tuned['ratios']['numba / op']:.1f}",
+            f"{default['ratios']['op / floor, write_fresh']:.2f}",
+            f"{memory['peak_bytes'] / memory['gradient_bytes']:.2f}",
+        ]
+        assert f"| {' | '.join(cells)} |" in README
+
+
+def test_alignment_accuracies_are_those_of_the_results_file() -> None:
+    runs = results("collapse.json")["runs"]
+    assert set(runs) == {"base", "a", "b", "c", "d", "e", "u", "g"}
+    for recipes in runs.values():
+        cells = [
+            " ".join(f"{run['accuracy']:.2f}".lstrip("0") for run in recipes[name])
+            for name in ("plain", "shipped", "supervised")
+        ]
+        assert f"| {' | '.join(cells)} |" in README
 
 
 def test_python_blocks_run(

@@ -1,7 +1,8 @@
 """The CUDA ops on a few shapes against the CPU ops, small enough for compute-sanitizer. No GEMM.
 
 Every width of a block, strips, steps in shared and in global memory, band, prior, monotonic steps,
-drop costs, index, token weights, all outputs of the gradient. Exit status 1 and a sentence where results differ.
+drop costs, index, token weights, all outputs of the gradient. Exit status 1 and a sentence where
+results differ.
 """
 
 from __future__ import annotations
@@ -36,6 +37,20 @@ def require_close(name: str, found: Tensor, wanted: Tensor, tolerance: float) ->
         sys.exit(
             f"{name}: the CUDA op differs from the CPU op by more than {tolerance:g} relative."
         )
+
+
+def path_on_both(label: str, dots: Tensor, *arguments: object) -> Tensor:
+    """The intervals of the CPU op, after a comparison of all results."""
+    op = torch.ops.thaitool.dtw_path
+    path = op(dots, *arguments)
+    on_cuda = op(*map(to_cuda, (dots, *arguments)))
+    for name, found, wanted in zip(("intervals", "length", "cost"), on_cuda, path, strict=True):
+        exact = name != "cost" or dots.dtype == torch.float32
+        tolerance = 0.0 if exact else 1e-14
+        sentence = f"dtw_path, {name}, {label}, band, prior, monotonic {arguments[-3:]}"
+        require_close(sentence, found, wanted, tolerance)
+    intervals: Tensor = path[0]
+    return intervals
 
 
 def exercise(
@@ -74,19 +89,16 @@ def exercise(
     dots = torch.randn(3, places, frames, tokens, generator=generator, dtype=torch.float64).to(wide)
     inputs = (dots, *(results[0][at] for at in (0, 2, 1, 3)), index, n, m)
     arguments = (*inputs, price.double() if drop else None, token_weights)
-    for band, prior, monotonic in options:
-        option = (band, prior, monotonic and tokens <= (frames + 1) // 2)
-        path = ops.dtw_path(*arguments, *option)
-        on_cuda = ops.dtw_path(*map(to_cuda, arguments), *option)
-        for name, found, wanted in zip(("intervals", "length", "cost"), on_cuda, path, strict=True):
-            exact = name != "cost" or wide == torch.float32
-            tolerance = 0.0 if exact else 1e-14
-            require_close(f"dtw_path, {name}, {label}, {option}", found, wanted, tolerance)
+    long_enough = tokens <= (frames + 1) // 2
+    paths = [
+        path_on_both(label, *arguments, band, prior, monotonic and long_enough)
+        for band, prior, monotonic in options
+    ]
     grad = torch.randn(3, places, generator=generator, dtype=torch.float64)
-    vectors = (grad, speech, text, u, v, results[0][0], results[0][2], path[0], index, n, m)
-    vectors += (token_weights,)
-    gradients = ops.dtw_backward(*vectors, True, True, True, True)
-    on_cuda = ops.dtw_backward(*map(to_cuda, vectors), True, True, True, True)
+    vectors = (grad, speech, text, u, v, results[0][0], results[0][2], paths[-1])
+    saved = (*vectors, index, n, m, token_weights)
+    gradients = ops.dtw_backward(*saved, True, True, True, True)
+    on_cuda = ops.dtw_backward(*map(to_cuda, saved), True, True, True, True)
     tolerance = {torch.float64: 1e-12, torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(dtype, 1e-5)
     for name, found, wanted in zip(("h", "e", "u", "v"), on_cuda, gradients, strict=True):
         require_close(f"dtw_backward, {name}, {label}", found, wanted, tolerance)

@@ -253,6 +253,16 @@ def _check_tensors(
         )
 
 
+def _require(
+    name: str, value: Tensor, shape: tuple[int, ...], device: torch.device, or_else: str = ""
+) -> None:
+    if value.shape != shape or value.dtype not in DTYPES or value.device != device:
+        raise InputError(
+            f"{name} must be {or_else}floating point of shape {tuple(shape)} on {device}, but is "
+            f"{value.dtype} of shape {tuple(value.shape)} on {value.device}."
+        )
+
+
 def _checked_means(
     speech: Tensor, speech_mean: Tensor | None, text_mean: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -265,11 +275,7 @@ def _checked_means(
         if mean is None:
             found.append(speech.new_zeros(width, dtype=wide))
             continue
-        if mean.shape != (width,) or mean.dtype not in DTYPES or mean.device != speech.device:
-            raise InputError(
-                f"{name} must be floating point of shape ({width},) on {speech.device}, but is "
-                f"{mean.dtype} of shape {tuple(mean.shape)} on {mean.device}."
-            )
+        _require(name, mean, (width,), speech.device)
         found.append(mean.to(wide).contiguous())
     return found[0], found[1]
 
@@ -284,16 +290,7 @@ def _checked_drop_cost(speech: Tensor, drop_cost: Tensor | float | None) -> Tens
                 f"drop_cost must be a finite number of at least 0, but is {drop_cost!r}."
             )
         return speech.new_full(speech.shape[:2], drop_cost, dtype=torch.float64)
-    if (
-        drop_cost.shape != speech.shape[:2]
-        or drop_cost.dtype not in DTYPES
-        or drop_cost.device != speech.device
-    ):
-        raise InputError(
-            f"drop_cost must be a number or floating point of shape {tuple(speech.shape[:2])} on "
-            f"{speech.device}, but is {drop_cost.dtype} of shape {tuple(drop_cost.shape)} on "
-            f"{drop_cost.device}."
-        )
+    _require("drop_cost", drop_cost, speech.shape[:2], speech.device, or_else="a number or ")
     return drop_cost.double().contiguous()
 
 
@@ -301,16 +298,7 @@ def _checked_weights(text: Tensor, text_weights: Tensor | None) -> Tensor | None
     """Weight of each token, float64 [C, J]."""
     if text_weights is None:
         return None
-    if (
-        text_weights.shape != text.shape[:2]
-        or text_weights.dtype not in DTYPES
-        or text_weights.device != text.device
-    ):
-        raise InputError(
-            f"text_weights must be floating point of shape {tuple(text.shape[:2])} on "
-            f"{text.device}, but is {text_weights.dtype} of shape {tuple(text_weights.shape)} on "
-            f"{text_weights.device}."
-        )
+    _require("text_weights", text_weights, text.shape[:2], text.device)
     if text_weights.requires_grad:
         raise InputError(
             "text_weights are constants of the loss, but require a gradient: detach them."
