@@ -293,7 +293,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const OptionalTensor& speech_mean, const OptionalTensor& text_mean,
     const Tensor& inverse_frame_norms, const Tensor& inverse_token_norms, const Tensor& intervals,
     const OptionalTensor& text_index, const Tensor& speech_lengths, const Tensor& text_lengths,
-    const OptionalTensor& token_weights, bool need_speech, bool need_text, bool need_speech_mean, bool need_text_mean) {
+    const OptionalTensor& token_weights, bool need_speech, bool need_text, bool need_speech_mean,
+    bool need_text_mean) {
   check_vectors(speech);
   check_vectors(text);
   STD_TORCH_CHECK(
