@@ -89,10 +89,6 @@ THAITOOL_HOST_DEVICE inline Predecessor better(Predecessor best, double total, S
   return total < best.total ? Predecessor{total, step} : best;
 }
 
-THAITOOL_HOST_DEVICE inline Predecessor cheapest(double diagonal, double frame, double token) {
-  return better(better(Predecessor{diagonal, kDiagonal}, frame, kFrame), token, kToken);
-}
-
 // A frame is dropped instead of matched only if that is strictly cheaper, so NaN is never dropped.
 THAITOOL_HOST_DEVICE inline bool drops(double matched, double dropped) { return dropped < matched; }
 

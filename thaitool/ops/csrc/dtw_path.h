@@ -77,7 +77,7 @@ THAITOOL_CLONES void price_row(
   }
 }
 
-// The better of the two ways in from the row above; what `cheapest` does before the token step.
+// The better of the two ways in from the row above; the token step comes after it.
 THAITOOL_CLONES inline void enter_row(
     const double* above, int64_t begin, int64_t end, double* entry, uint8_t* steps) {
   for (int64_t j = begin; j < end; ++j) {
