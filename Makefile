@@ -45,8 +45,12 @@ fix: setup  ## format, and repair what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: setup  ## slow tests, then the op against libraries and the floor, and the collapse experiment: into tests/bench/results
+# One thread each, so that rates are per core; the peers are in the dev extra.
+bench: setup  ## slow tests, then speed and memory beside other libraries, and the collapse experiment: into tests/bench/results
 	@$(BIN)/python -m pytest -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.scan --out tests/bench/results/scan.json
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loading --out tests/bench/results/loading.json
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pretraining --out tests/bench/results/pretraining-cpu.json
 	@$(BIN)/python tests/bench/dtw.py --out tests/bench/results/dtw-cpu.json
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/collapse.py --full --out tests/bench/results/collapse.json
 

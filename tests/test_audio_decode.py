@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -72,6 +72,19 @@ def written(samples: NDArray[np.float32], suffix: str, rate_hz: int = 16_000, **
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate_hz, format=how.pop("format", suffix.upper()), **how)
     return buffer.getvalue()
+
+
+def write_long(path: Path, seconds: float, rate_hz: int, channels: int, **how: str) -> None:
+    """A rising tone in noise that swells, written in pieces: libsndfile's Vorbis crashes on long ones."""
+    rng = np.random.default_rng(0)
+    n = round(seconds * rate_hz)
+    t = np.arange(n) / rate_hz
+    noise = 0.2 * rng.standard_normal(n) * (1 + np.sin(7 * t)) / 2
+    samples = (0.2 * np.sin(2 * np.pi * (200 + 50 * t) * t) + noise).astype("f4")
+    how.setdefault("format", path.suffix[1:].upper())
+    with soundfile.SoundFile(path, "w", rate_hz, channels, **how) as file:
+        for at in range(0, n, 8_000):
+            file.write(np.stack([samples[at : at + 8_000]] * channels, 1))
 
 
 def without_length(flac: bytes) -> bytes:
@@ -191,6 +204,114 @@ def test_a_stretch_is_half_open_and_stays_inside_the_file(tmp_path: Path, tone: 
         assert caught.value.reason == "too_short"
 
 
+def test_the_name_of_a_file_means_nothing(tmp_path: Path, tone: Tone) -> None:
+    for name in ("a.raw", "a.mp3", "a"):  # soundfile would take .raw for samples without a header
+        path = tmp_path / name
+        path.write_bytes(written(tone(0.5), "flac"))
+        assert len(decode(str(path), name)) == 8_000
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(BadAudio, match="unreadable: it is not a regular file"):
+        decode(str(tmp_path / "a.wav"), "a.wav")
+
+
+def test_a_disk_that_fails_is_asked_twice(
+    tmp_path: Path, tone: Tone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thaitool.audio.decode.RETRY_AFTER_S", 0.0)
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"\0" * 9 + written(tone(0.5), "flac"))
+    expected = decode(str(path), "a", offset=9)
+    read, failures = os.preadv, [0]
+
+    def failing(*args: Any) -> int:
+        failures[0] -= 1
+        if failures[0] == 1:
+            raise OSError(5, "Input/output error")
+        return read(*args)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    failures[0] = 3  # the second read, inside libsndfile, which would take it for the end
+    np.testing.assert_array_equal(decode(str(path), "a", offset=9), expected)
+
+    def broken(*_: Any) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(BadAudio, match="unreadable: Input/output error"):
+        decode(str(path), "a", offset=9)
+
+
+def test_a_rate_without_a_common_divisor_is_refused(tmp_path: Path, tone: Tone) -> None:
+    """Its filter would have 700 million coefficients; a broken header must not take the memory for that."""
+    (tmp_path / "a.wav").write_bytes(written(tone(0.5, 44_101), "wav", 44_101))
+    with pytest.raises(BadAudio, match="bad_rate: its rate of 44101 Hz has too little in common"):
+        decode(str(tmp_path / "a.wav"), "a")
+
+
+def test_a_mix_of_channels_is_their_mean(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (16_000, 5)).astype("f4")
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    found = decode(str(tmp_path / "a.wav"), "a")
+    np.testing.assert_allclose(found, samples.mean(axis=1), atol=1e-6)
+
+
+#: Enough of each to hit headers, pages and frames.
+CUTS = 40
+
+
+@pytest.mark.parametrize(("suffix", "rate_hz", "channels", "how"), FORMATS)
+def test_cut_anywhere_it_is_bad_audio_or_right(
+    tmp_path: Path, suffix: str, rate_hz: int, channels: int, how: dict[str, str]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_long(path, 2.0, rate_hz, channels, **how)
+    content, whole = path.read_bytes(), decode(str(path), "a")
+    rng = np.random.default_rng(len(content))
+    outcomes = set()
+    for size in [1, 4, 43, 44, 45, *rng.integers(1, len(content), CUTS).tolist()]:
+        path.write_bytes(content[:size])
+        for source in (str(path), content[:size]):
+            try:
+                found = decode(source, "a")
+            except BadAudio as bad:
+                outcomes.add(bad.reason)
+                continue
+            outcomes.add("right")
+            # What is there is right but for its end, where a coder overlaps with what is not.
+            n = min(len(found), len(whole)) - 2_000
+            if n > 0:
+                np.testing.assert_allclose(found[:n], whole[:n], rtol=0, atol=0.02)
+    assert outcomes <= {"right", "empty", "unreadable", "truncated", "too_short", "bad_length"}
+    assert len(outcomes) > (suffix != ".flac")
+    if suffix in {".wav", ".flac"}:
+        assert "right" not in outcomes
+
+
+@pytest.mark.parametrize(("suffix", "rate_hz", "channels", "how"), FORMATS)
+def test_bytes_that_flip_never_crash_or_hang(
+    tmp_path: Path, suffix: str, rate_hz: int, channels: int, how: dict[str, str]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_long(path, 1.0, rate_hz, channels, **how)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for attempt in range(CUTS):
+        damaged = bytearray(content)
+        within = 100 if attempt % 2 else len(content)  # half of them in the header
+        for place in rng.integers(0, min(within, len(content)), 3).tolist():
+            damaged[place] = int(rng.integers(0, 256))
+        path.write_bytes(damaged)
+        try:
+            found = decode(str(path), "a", start_s=0.2, end_s=0.9)
+        except BadAudio:
+            continue
+        assert np.isfinite(found).all()
+        assert 1_600 <= len(found) <= 11_200
+
+
 def test_flac_round_trip_keeps_16_bits(tone: Tone) -> None:
     samples = tone(0.5)
     flac = encode_flac(samples)
@@ -213,6 +334,10 @@ def test_normalise_gives_zero_mean_and_unit_variance(tone: Tone) -> None:
     assert float(out.mean()) == pytest.approx(0, abs=1e-4)
     assert float(out.std()) == pytest.approx(1, abs=0.02)
     assert np.isfinite(normalise(np.zeros(100, np.float32))).all()
+    row = np.full(9_000, 7, np.float32)
+    normalise(tone(0.5), out=row[:8_000])
+    np.testing.assert_array_equal(row[:8_000], normalise(tone(0.5)))
+    assert set(row[8_000:].tolist()) == {7.0}
 
 
 REAL = [("thai_alphabet", "*.mp3", 184), ("thai_common_voice", "*.wav", 2), ("an4", "*.flac", 948)]

@@ -128,7 +128,8 @@ def test_wrong_usage_in_a_process_of_its_own(program: Program) -> None:
 
 
 OPTIONS = {
-    "pretrain": "--data a --data b --out o --init i --updates 3 --seed 4 --device cpu",
+    "scan": "--data a --data b --out o --split silence --longest-s 9 --cache c --workers 2",
+    "pretrain": "--data a --data b --out o --init i --replay r --updates 3 --seed 4 --device cpu",
     "synth": "--source s --out o --llm embedded: --translator memory:m --tts espeak: --variants 2 --seed 4",
     "align": "--data d --encoder e --llm l --out o --method none --plain --updates 3 --seed 4 --device cpu",
     "finetune": (
@@ -141,9 +142,17 @@ OPTIONS = {
     "infer": "a.wav b.wav --model m --task ner --prompt p --llm l --device cpu",
 }
 WANTED: dict[str, dict[str, Any]] = {
+    "scan": {
+        "data": [Path("a"), Path("b")],
+        "split": "silence",
+        "longest_s": 9.0,
+        "cache": Path("c"),
+        "scan_workers": 2,
+    },
     "pretrain": {
         "data": [Path("a"), Path("b")],
         "init": Path("i"),
+        "replay": [Path("r")],
         "train": {"updates": 3, "seed": 4},
     },
     "synth": {"source": Path("s"), "translator": "memory:m", "variants": 2, "seed": 4},

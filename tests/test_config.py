@@ -16,6 +16,7 @@ from thaitool.config import (
     FinetuneConfig,
     InferConfig,
     PretrainConfig,
+    ScanConfig,
     Section,
     SynthConfig,
     dump,
@@ -25,6 +26,7 @@ from thaitool.config import (
 from thaitool.errors import ConfigError
 
 STAGES: dict[str, type[Section]] = {
+    "scan": ScanConfig,
     "pretrain": PretrainConfig,
     "synth": SynthConfig,
     "align": AlignConfig,
@@ -34,6 +36,7 @@ STAGES: dict[str, type[Section]] = {
 }
 #: What a recipe leaves to the command line.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "scan": {"data": ["d"], "out": "o"},
     "pretrain": {"data": ["d"], "out": "o"},
     "synth": {"source": "s", "out": "o"},
     "align": {"data": "d", "encoder": "e", "llm": "l", "out": "o"},
@@ -233,7 +236,7 @@ def test_every_shipped_recipe_loads_for_every_stage_it_has() -> None:
             assert type(config) is STAGES[stage]
             loaded.append((name, stage))
     assert {"tiny", "xlsr-300m-thai"} <= {name for name, _ in loaded}
-    assert set(STAGES) - {"infer"} <= {stage for name, stage in loaded if name == "tiny"}
+    assert set(STAGES) - {"infer", "scan"} <= {stage for name, stage in loaded if name == "tiny"}
     assert len(loaded) >= 6
 
 

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import Wav2Vec2FeatureExtractor
 
-from thaitool.audio.decode import encode_flac
-from thaitool.data.loader import Batch, _crop, batches, collate, in_order
-from thaitool.data.manifest import Manifest, scan
-from thaitool.data.plan import make_plan
-from thaitool.data.shards import ThaiSupRow, write_shard
+from thaitool.audio.decode import decode, encode_flac
+from thaitool.data import loader
+from thaitool.data.loader import Batch, batches, collate, crop_window, in_order, load_audio, pad
+from thaitool.data.manifest import Manifest
+from thaitool.data.plan import BatchPlan, EpochOrder, make_plan
+from thaitool.data.scan import scan
+from thaitool.data.shards import ThaiSupRow, clear_cache, write_shard
+from thaitool.errors import EnvironmentProblem, InputError
 from thaitool.records import AudioRef, Rejected, Utterance
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tests.conftest import Tone
 
 
@@ -97,13 +111,214 @@ def test_a_crop_depends_on_seed_epoch_and_id_alone(manifest: Manifest, tmp_path:
     other = Utterance("other", AudioRef(str(tmp_path / "other.wav")), 1.3, 16_000)
     assert not torch.equal(first, collate(0, 0, [other], crop_s=0.5).audio[0])
     # In every process: a crop that hung on Python's own string hash would not come here twice.
-    assert int(_crop(np.arange(32_000, dtype=np.float32), "ไทย", 0.5, 3, 1)[0]) == 9_491
+    known = Utterance("ไทย", AudioRef("a"), 2.0, 16_000, start_s=1.0)
+    assert crop_window(known, 0.5, 3, 1) == ((16_000 + 9_491) / 16_000, (16_000 + 17_491) / 16_000)
     # The window is a stretch of the whole, and shorter clips stay whole.
     whole = collate(0, 0, [manifest[11]]).audio[0].numpy()
     windows = np.lib.stride_tricks.sliding_window_view(whole, 8_000)
     likeness = windows @ first.numpy() / np.linalg.norm(windows, axis=1)
     assert likeness.max() / np.linalg.norm(first.numpy()) == pytest.approx(1, abs=1e-3)
     assert collate(0, 0, [manifest[0]], crop_s=0.5).audio_lengths.tolist() == [3_200]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate_hz"), [("wav", 16_000), ("flac", 48_000), ("mp3", 44_100)]
+)
+def test_a_crop_is_cut_before_decoding_and_is_what_cutting_afterwards_gives(
+    tmp_path: Path, tone: Tone, suffix: str, rate_hz: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(3.0, rate_hz), rate_hz)
+    stretch = Utterance("a", AudioRef(str(path)), 2.0, rate_hz, start_s=0.5, end_s=2.5)
+    whole = load_audio(stretch)
+    for epoch in range(5):
+        window = crop_window(stretch, 0.7, 0, epoch)
+        assert window is not None
+        first = round(window[0] * 16_000) - 8_000
+        assert 0 <= first <= 32_000 - 11_200
+        (audio,), _ = pad([whole[first : first + 11_200]])
+        batch = collate(0, epoch, [stretch], crop_s=0.7)
+        np.testing.assert_allclose(batch.audio[0], audio, atol=1e-5)
+    asked: list[float] = []
+
+    def watched(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
+        asked.append(kwargs["end_s"] - kwargs["start_s"])
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(loader, "decode", watched)
+    collate(0, 0, [stretch], crop_s=0.7)
+    assert asked == [pytest.approx(0.7)]
+
+
+def test_values_are_those_of_the_feature_extractor(tone: Tone) -> None:
+    rng = np.random.default_rng(0)
+    clips = [
+        tone(1.0),
+        0.001 * tone(0.3) + np.float32(0.5),
+        rng.standard_normal(5_000).astype("f4"),
+    ]
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    theirs = extractor(clips, sampling_rate=16_000, padding=True, return_tensors="pt")
+    audio, lengths = pad(clips)
+    torch.testing.assert_close(audio, theirs["input_values"], atol=1e-5, rtol=1e-5)
+    assert lengths.tolist() == theirs["attention_mask"].sum(1).tolist()
+
+
+def test_a_file_that_became_shorter_after_the_scan_is_recorded(
+    manifest: Manifest, tmp_path: Path, tone: Tone
+) -> None:
+    soundfile.write(tmp_path / "11.wav", tone(0.7), 16_000)
+    (rejected,) = collate(0, 0, [manifest[11]]).rejected
+    assert (rejected.reason, rejected.detail) == (
+        "truncated",
+        "0.70 s could be read, the manifest says 1.30 s",
+    )
+    # And so is a window that lies behind the new end.
+    outcomes = {collate(0, e, [manifest[11]], crop_s=0.3).rejected == () for e in range(20)}
+    assert outcomes == {True, False}
+
+
+def test_a_disk_that_fails_once_is_asked_again(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thaitool.audio.decode.RETRY_AFTER_S", 0.0)
+    real_open, failures = os.open, [2]
+
+    def stale(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith("11.wav") and failures[0] > 0:
+            failures[0] -= 1
+            raise OSError(116, "Stale file handle")
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", stale)
+    failed = collate(0, 0, [manifest[11]]).rejected
+    assert [(r.reason, r.detail) for r in failed] == [("unreadable", "Stale file handle")]
+    failures[0] = 1
+    assert collate(0, 0, [manifest[11]]).rejected == ()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unexpected_error_names_the_recording(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    def breaks(_source: object, item: str, **_: object) -> NDArray[np.float32]:
+        if item.endswith("07.wav"):
+            raise MemoryError("no room")
+        return np.ones(8_000, np.float32)
+
+    monkeypatch.setattr(loader, "decode", breaks)
+    plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+    with pytest.raises(MemoryError) as caught:
+        list(batches(manifest, plan, range(plan.batches_per_epoch), workers=workers))
+    said = "".join(traceback.format_exception(caught.value))
+    assert f"This happened with {manifest[7].audio} (utterance '07.wav')" in said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_data_is_the_same_sentence_from_a_worker(
+    tmp_path: Path, tone: Tone, workers: int
+) -> None:
+    row = ThaiSupRow("ASR", "p", "a", "t", "t", encode_flac(tone(0.3)), 16_000, 1, 0.3)
+    shard = tmp_path / "sup/ASR/train/train-00000.parquet"
+    write_shard(shard, [row])
+    found, _ = scan([tmp_path / "sup"])
+    shard.write_bytes(shard.read_bytes()[:300])
+    clear_cache()
+    plan = make_plan(found.duration_s, batch_s=3, seed=0)
+    with pytest.raises(InputError) as caught:
+        list(batches(found, plan, range(1), workers=workers))
+    assert str(caught.value).startswith(f"{shard} must be a whole parquet file")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_killed_worker_is_an_error_and_not_a_hang(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "decode", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+    with pytest.raises(EnvironmentProblem, match=r"has died \(DataLoader worker .*shared memory"):
+        list(batches(manifest, plan, range(4), workers=2))
+
+
+def test_leaving_early_ends_the_workers(manifest: Manifest) -> None:
+    plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+    before = multiprocessing.active_children()
+    source = batches(manifest, plan, range(1_000), workers=2)
+    next(source)
+    began = time.monotonic()
+    children = [c for c in multiprocessing.active_children() if c not in before]
+    assert len(children) == 2
+    del source
+    assert [c.exitcode for c in children] == [0, 0]
+    assert time.monotonic() - began < 4  # torch asks them, waits for 5 s and then ends them
+
+
+ABANDONED = """
+import sys
+from pathlib import Path
+from thaitool.data.loader import batches
+from thaitool.data.plan import make_plan
+from thaitool.data.scan import scan
+manifest = scan([Path(sys.argv[1])])[0]
+plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+source = batches(manifest, plan, range(1_000), workers=2)
+next(source)
+kept = [source]
+kept.append(kept)
+raise ValueError("as a bug in training would")
+"""
+
+
+def test_a_program_that_fails_in_training_ends(manifest: Manifest, tmp_path: Path) -> None:
+    """The traceback keeps the loader alive, and Python ends its workers by SIGTERM and waits for them."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ABANDONED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, "as a bug in training would" in ended.stderr) == (1, True)
+
+
+def test_a_worker_ends_for_its_parent_and_for_nobody_else(manifest: Manifest) -> None:
+    before = multiprocessing.active_children()
+    plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+    source = batches(manifest, plan, range(40), workers=2)
+    next(source)
+    children = [c for c in multiprocessing.active_children() if c not in before]
+    for child in children:
+        for sign in ("-INT", "-TERM"):
+            subprocess.run(["kill", sign, str(child.pid)], check=True)
+    assert len(list(source)) == 39
+    for child in children:
+        child.join(5)
+        assert child.exitcode == 0
+
+
+def test_workers_are_told_little(manifest: Manifest) -> None:
+    """A worker's memory must not grow with the manifest: it gets a few utterances, and keeps nothing."""
+    plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+    jobs = loader._Jobs(manifest, plan, range(2, 6))
+    assert len(jobs) == len(list(jobs)) == 4
+    assert all(len(pickle.dumps(job)) < 1_000 * (1 + len(job[2])) for job in jobs)
+    assert len(pickle.dumps(loader._Collating(15.0, 0))) < 200
+
+
+def test_an_epoch_is_computed_once_and_only_when_it_is_needed(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+    n, computed = plan.batches_per_epoch, []
+    real = BatchPlan.epoch
+
+    def watched(self: BatchPlan, epoch: int) -> EpochOrder:
+        computed.append(epoch)
+        return real(self, epoch)
+
+    monkeypatch.setattr(BatchPlan, "epoch", watched)
+    list(batches(manifest, plan, range(7 * n + 1, 9 * n, 2)))
+    assert computed == [7, 8]
 
 
 def test_workers_and_processes_change_nothing(manifest: Manifest) -> None:
@@ -136,6 +351,51 @@ def test_in_order_takes_everything_once_longest_first(manifest: Manifest) -> Non
     assert longest == sorted(longest, reverse=True)
     assert all(b.audio.numel() <= 2.0 * 16_000 for b in found)
     assert [len(b.utterances) for b in in_order(manifest, batch_s=0.1)].count(1) == 12
+
+
+def test_in_order_crops_what_is_held_out_always_alike(manifest: Manifest) -> None:
+    found = list(in_order(manifest, batch_s=2.0, crop_s=0.5))
+    assert sorted(i for b in found for i in ids(b)) == [f"{n:02}.wav" for n in range(12)]
+    assert all(b.audio.shape[1] <= 8_000 and b.audio.numel() <= 32_000 for b in found)
+    again = list(in_order(manifest, batch_s=2.0, crop_s=0.5))
+    assert all(equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_pinned_batches_are_the_same(manifest: Manifest) -> None:
+    plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+    for workers in (0, 2):
+        pinned = list(batches(manifest, plan, range(3), workers=workers, pin=True))
+        plain = list(batches(manifest, plan, range(3)))
+        assert all(b.audio.is_pinned() for b in pinned)
+        assert all(equal(a, b) for a, b in zip(pinned, plain, strict=True))
+
+
+def test_bytes_of_another_file_and_samples_of_the_cache_are_read(
+    tmp_path: Path, tone: Tone
+) -> None:
+    flac = encode_flac(tone(0.5))
+    whole = load_audio(
+        Utterance("w", AudioRef(str(on_disk(tmp_path / "w.flac", flac))), 0.5, 16_000)
+    )
+    tar = on_disk(tmp_path / "a.tar", b"x" * 512 + flac + b"y" * 99)
+    member = Utterance("m", AudioRef(str(tar), offset=512, n_bytes=len(flac)), 0.5, 16_000)
+    np.testing.assert_array_equal(load_audio(member), whole)
+    samples = np.rint(whole * 2**15).astype("<i2").tobytes()
+    shard = on_disk(tmp_path / "a.pcm16", b"\x01" * 6 + samples + b"\x01" * 4)
+    cached = Utterance("c", AudioRef(str(shard), offset=6, n_bytes=len(samples)), 0.5, 16_000)
+    np.testing.assert_array_equal(load_audio(cached), whole)
+    np.testing.assert_array_equal(load_audio(cached, (0.1, 0.3)), whole[1_600:4_800])
+    # A file that was cut since: what is asked for is no longer there.
+    tar.write_bytes(tar.read_bytes()[:2_000])
+    (rejected,) = collate(0, 0, [member]).rejected
+    assert (rejected.item, rejected.reason) == (f"{tar}#512", "truncated")
+
+
+def on_disk(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def test_rows_of_a_shard_become_batches(tmp_path: Path, tone: Tone) -> None:

@@ -1,10 +1,11 @@
-"""Scanning, quarantine and the manifest on disk: nothing is lost without a line, nothing is listed twice."""
+"""The manifest in memory and on disk, its digest and its views, against slow definitions of the same."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections import Counter
+import pickle
+import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,142 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import soundfile
 
-from thaitool.audio.decode import BadAudio
-from thaitool.data.loader import load_audio
+from thaitool.data import columns, manifest
 from thaitool.data.manifest import (
+    DIGEST_COLUMNS,
+    SCHEMA,
     Manifest,
-    append_quarantine,
-    check_share,
+    describe_difference,
     from_utterances,
     open_manifest,
     require_trainable,
-    scan,
     write_manifest,
 )
-from thaitool.errors import InputError, QuarantineError
-from thaitool.records import AudioRef, Rejected, Utterance
+from thaitool.data.scan import scan
+from thaitool.errors import InputError
+from thaitool.records import AudioRef, Utterance
 
 if TYPE_CHECKING:
-    from tests.conftest import Tone
-
-
-def write_good(folder: Path, tone: Tone, *names: str) -> None:
-    for number, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, tone(0.3 + 0.1 * number), 16_000)
-
-
-@pytest.fixture
-def messy(tmp_path: Path, tone: Tone) -> Path:
-    """Four good recordings and one of every kind of bad one that a scan can meet."""
-    root = tmp_path / "messy"
-    write_good(root, tone, "b.wav", "a.flac", "sub/deep/c.OGG", "ไทย ๑.wav")
-    good = (root / "b.wav").read_bytes()
-    (root / "empty.wav").write_bytes(b"")
-    (root / "text.wav").write_text("not a recording", "utf-8")
-    (root / "cut.wav").write_bytes(good[:-2_000])
-    soundfile.write(root / "short.wav", tone(0.01), 16_000)
-    (root / "gone.wav").symlink_to(root / "nowhere.wav")
-    (root / "loop.wav").symlink_to(root / "loop.wav")
-    (root / "sub" / "up").symlink_to(root)
-    (root / "notes.txt").write_text("not audio, and not named like it", "utf-8")
-    Path(os.fsdecode(os.fsencode(root) + b"/\xff.wav")).write_bytes(good)
-    return root
-
-
-def test_a_messy_directory_is_counted_to_the_last_file(messy: Path) -> None:
-    manifest, rejected = scan([messy], max_rejected_share=0.7)
-    ids = [manifest[i].id for i in range(len(manifest))]
-    assert ids == ["a.flac", "b.wav", "sub/deep/c.OGG", "ไทย ๑.wav"]
-    assert {Path(r.item).name: r.reason for r in rejected} == {
-        "empty.wav": "empty",
-        "text.wav": "unreadable",
-        "cut.wav": "truncated",
-        "short.wav": "too_short",
-        "gone.wav": "unreadable",
-        "loop.wav": "unreadable",
-        "\udcff.wav": "bad_name",
-    }
-    assert Counter(bool(r.detail) for r in rejected) == {True: 7}
-    again, _ = scan([messy], max_rejected_share=0.7)
-    assert again.digest() == manifest.digest()
-    for i in range(len(manifest)):
-        assert len(load_audio(manifest[i])) == round(manifest[i].duration_s * 16_000)
-
-
-def test_the_scan_stops_only_above_the_allowed_share(messy: Path) -> None:
-    assert len(scan([messy], max_rejected_share=7 / 11)[1]) == 7
-    with pytest.raises(QuarantineError) as caught:
-        scan([messy], max_rejected_share=0.63)
-    assert caught.value.exit_code == 4
-    message = str(caught.value)
-    for phrase in (
-        "7 of 11 recordings are unusable",
-        "share of 0.63",
-        "max_rejected_share",
-        "too_short",
-    ):
-        assert phrase in message
-    assert "Repair or remove" in message
-    assert "cut.wav" in message  # the first, with its reason
-
-
-def test_check_share_counts_and_does_not_divide_by_zero() -> None:
-    bad = [Rejected("a", "silent", "d")]
-    check_share([], 0, 0.0)
-    check_share(bad, 10, 0.1)
-    with pytest.raises(QuarantineError, match="1 of 9 recordings"):
-        check_share(bad, 9, 0.1)
-
-
-def test_sources_that_hold_nothing_are_named(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no audio", "utf-8")
-    with pytest.raises(
-        InputError, match=r"must hold audio \(\.flac, .*\) or Thai-SUP shards"
-    ) as caught:
-        scan([tmp_path])
-    assert (str(tmp_path) in str(caught.value), caught.value.exit_code) == (True, 3)
-    with pytest.raises(
-        InputError, match="gone must be a directory, sound file or manifest, but does not"
-    ):
-        scan([tmp_path / "gone"])
-
-
-def test_a_directory_that_cannot_be_listed_is_a_line(
-    tmp_path: Path, tone: Tone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_good(tmp_path, tone, "a.wav", "locked/b.wav")
-    real = os.scandir
-
-    def refuse(path: Any) -> Any:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    manifest, rejected = scan([tmp_path], max_rejected_share=0.5)
-    assert [manifest[i].id for i in range(len(manifest))] == ["a.wav"]
-    assert rejected == [Rejected(str(tmp_path / "locked"), "unreadable", "Permission denied")]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_that_may_not_be_read_is_a_line(tmp_path: Path, tone: Tone) -> None:
-    write_good(tmp_path, tone, "a.wav", "b.wav")
-    (tmp_path / "b.wav").chmod(0)
-    assert [r.reason for r in scan([tmp_path], max_rejected_share=0.5)[1]] == ["unreadable"]
-
-
-def test_two_directories_may_use_the_same_file_names(tmp_path: Path, tone: Tone) -> None:
-    write_good(tmp_path, tone, "x/01.wav", "y/01.wav", "y/z/01.wav")
-    manifest, _ = scan([tmp_path / "x", tmp_path / "y" / "01.wav", tmp_path / "y" / "z"])
-    assert [manifest[i].id for i in range(3)] == ["x/01.wav", "y/01.wav", "y/z/01.wav"]
-    alone, _ = scan([tmp_path / "x"])
-    assert alone[0].id == "01.wav"
-    with pytest.raises(InputError, match=r"'01\.wav' occurs twice; is the same data named twice"):
-        scan([tmp_path / "x", tmp_path / "x"])
+    from numpy.typing import NDArray
 
 
 UTTERANCES = [
@@ -155,7 +38,7 @@ UTTERANCES = [
     Utterance("b", AudioRef("s.parquet", 3), 2.25, 48_000, 0.5, 2.75, "สวัสดี", "asr", "สวัสดี", "v1"),
     Utterance(
         "c",
-        AudioRef("c.wav"),
+        AudioRef("c.tar", None, 1 << 40, 77),
         3.0,
         8_000,
         source="s",
@@ -194,6 +77,9 @@ def test_a_manifest_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
         ({"start_s": 0.4}, False),
         ({"task": "sr"}, False),
         ({"id": "bb"}, False),
+        ({"part": 1}, False),
+        ({"end_s": None}, False),
+        ({"audio": AudioRef("s.tar", None, 512, 99)}, True),
     ],
 )
 def test_the_digest_covers_what_is_trained_on(change: dict[str, Any], same: bool) -> None:
@@ -203,8 +89,8 @@ def test_the_digest_covers_what_is_trained_on(change: dict[str, Any], same: bool
 
 
 def test_ids_are_unique() -> None:
-    with pytest.raises(InputError, match="'a' occurs twice"):
-        from_utterances([UTTERANCES[0], UTTERANCES[0]])
+    with pytest.raises(InputError, match=r"'a' occurs twice \(a\.wav and z\.wav; 1 such rows\)"):
+        from_utterances([*UTTERANCES, replace(UTTERANCES[0], audio=AudioRef("z.wav"))])
 
 
 def test_what_is_no_manifest_is_named(tmp_path: Path) -> None:
@@ -227,35 +113,197 @@ def test_what_is_no_manifest_is_named(tmp_path: Path) -> None:
         open_manifest(tmp_path / "gone.arrow")
 
 
-def test_quarantine_lists_every_item_once(tmp_path: Path) -> None:
-    path = tmp_path / "quarantine.jsonl"
-    append_quarantine(path, [])
-    assert not path.exists()
-    odd = ["ไทย.wav", "line\u2028end.wav", "new\nline.wav", "\udcff.wav", 'quo"te.wav']
-    rows = [Rejected(name, "silent", "first") for name in odd]
-    append_quarantine(path, [*rows, replace(rows[0], detail="second")])
-    append_quarantine(path, [replace(r, detail="third") for r in rows])
-    append_quarantine(path, [Rejected("later.wav", "empty", "0 bytes")])
-    lines = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-    assert lines == [
-        *({"item": name, "reason": "silent", "detail": "first"} for name in odd),
-        {"item": "later.wav", "reason": "empty", "detail": "0 bytes"},
+def random_utterances(rng: random.Random, count: int) -> list[Utterance]:
+    """Values of which many are alike, empty, missing or 0, so that mistakes do not cancel by chance."""
+    texts = [None, "", "a", "b", "ab", "\0", "ก", "กก", "a" * 50]
+    numbers = [0.0, 0.5, 1.0, 3.0]
+    return [
+        Utterance(
+            id=f"{rng.choice(['u', 'ก', ''])}{k}",
+            audio=AudioRef(f"{k}.wav", *(rng.choice([None, 0, 1, 2**40]) for _ in range(3))),
+            duration_s=rng.choice(numbers),
+            sample_rate_hz=rng.choice([8_000, 16_000]),
+            start_s=rng.choice(numbers),
+            end_s=rng.choice([None, *numbers]),
+            text=rng.choice(texts),
+            task=rng.choice(texts),
+            label=rng.choice(texts),
+            speaker=rng.choice(texts),
+            trainable=rng.random() < 0.5,
+            part=rng.randrange(3),
+        )
+        for k in range(count)
     ]
-    assert "ไทย.wav" in path.read_text("utf-8")  # for people to read
 
 
-def test_the_scan_and_the_loader_call_a_recording_by_one_name(
-    tmp_path: Path, tone: Tone, monkeypatch: pytest.MonkeyPatch
+def in_chunks(utterances: list[Utterance], rng: random.Random) -> Manifest:
+    """The same rows in record batches of random sizes, some of them empty, some slices of longer ones."""
+    batches: list[pa.RecordBatch] = []
+    rest = utterances
+    while rest or not batches:
+        size = rng.randrange(0, 5)
+        before, after = random_utterances(rng, 2), random_utterances(rng, 1)
+        whole = manifest.record_batch([*before, *rest[:size], *after])
+        batches.append(whole.slice(2, len(rest[:size])))
+        rest = rest[size:]
+    return Manifest(pa.Table.from_batches(batches, SCHEMA))
+
+
+def rows_of(found: Manifest) -> list[Utterance]:
+    return [found[k] for k in range(len(found))]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_view_is_what_the_copied_rows_would_be(
+    seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the quarantine of a run would list a file twice, under a relative and an absolute path."""
-    monkeypatch.chdir(tmp_path)
-    write_good(Path("data"), tone, "a.wav")
-    soundfile.write("data/quiet.wav", 0 * tone(0.5), 16_000)
-    (Path("data") / "empty.wav").write_bytes(b"")
-    manifest, rejected = scan([Path("data")], max_rejected_share=0.5)
-    with pytest.raises(BadAudio) as caught:
-        load_audio(manifest[1])
-    assert Path(caught.value.item).parent == Path(rejected[0].item).parent == tmp_path / "data"
+    monkeypatch.setattr(columns, "_BLOCK_ROWS", 4)
+    rng = random.Random(seed)  # noqa: S311
+    utterances = random_utterances(rng, rng.randrange(0, 30))
+    whole = in_chunks(utterances, rng)
+    assert rows_of(whole) == utterances
+    mask = np.array([rng.random() < 0.6 for _ in utterances], dtype=bool)
+    view, kept = whole.select(mask), [u for u, m in zip(utterances, mask, strict=True) if m]
+    again = np.array([rng.random() < 0.6 for _ in kept], dtype=bool)
+    shuffled = rng.sample(range(len(utterances)), len(utterances))
+    order: NDArray[np.int64] = np.array(shuffled, np.int64)
+    for found, expected in (
+        (view, kept),
+        (view.select(again), [u for u, m in zip(kept, again, strict=True) if m]),
+        (Manifest(whole.table, order), [utterances[k] for k in order]),
+        (pickle.loads(pickle.dumps(view)), kept),  # noqa: S301
+    ):
+        copied = from_utterances(expected)
+        assert rows_of(found) == expected
+        assert len(found) == len(expected)
+        assert found.digest() == copied.digest() == in_chunks(expected, rng).digest()
+        assert found.duration_s.tolist() == [u.duration_s for u in expected]
+        assert found.part.tolist() == [u.part for u in expected]
+        assert (found.duration_s.dtype, found.part.dtype) == (np.float64, np.int16)
+        assert found.hours == pytest.approx(sum(u.duration_s for u in expected) / 3600)
+        for name in SCHEMA.names:
+            assert found.column(name).to_pylist() == copied.table.column(name).to_pylist()
+
+
+def test_a_view_goes_to_disk_as_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "BLOCK_ROWS", 7)
+    rng = random.Random(1)  # noqa: S311
+    whole = in_chunks(random_utterances(rng, 40), rng)
+    view = whole.select(np.arange(40) % 3 > 0)
+    write_manifest(view, tmp_path / "m.arrow")
+    opened = open_manifest(tmp_path / "m.arrow")
+    assert rows_of(opened) == rows_of(view)
+    assert opened.digest() == view.digest()
+    assert [len(batch) for batch in opened.table.to_batches()] == [7, 7, 7, 5]
+    assert from_utterances(rows_of(view)).digest() == view.digest()
+
+
+def test_rows_are_asked_for_as_of_a_list() -> None:
+    found = from_utterances(UTTERANCES)
+    assert (found[-1], found[-3]) == (UTTERANCES[2], UTTERANCES[0])
+    for wrong in (3, -4):
+        with pytest.raises(IndexError, match=f"has 3 rows, but row {wrong}"):
+            found[wrong]
+    with pytest.raises(ValueError, match=r"shape \(3,\), but has \(2,\)"):
+        found.select([True, False])
+    assert (len(from_utterances([])), from_utterances([]).hours) == (0, 0.0)
+
+
+def test_equal_digests_mean_equal_rows_and_no_less() -> None:
+    """Against comparing the values themselves, over pairs that differ in little or in nothing."""
+    rng = random.Random(3)  # noqa: S311
+    by_digest: dict[str, object] = {}
+    by_values: dict[object, str] = {}
+    for _ in range(400):
+        utterances = random_utterances(rng, rng.randrange(0, 3))
+        values = tuple(tuple(getattr(u, name) for name in DIGEST_COLUMNS) for u in utterances)
+        digest = in_chunks(utterances, rng).digest()
+        assert by_values.setdefault(values, digest) == digest
+        assert by_digest.setdefault(digest, values) == values
+    assert len(by_digest) > 100
+    shifted = [[("ab", "c")], [("a", "bc")], [("", "abc")], [("abc", "")]]
+    pairs = [
+        from_utterances([replace(UTTERANCES[0], text=t, task=k) for t, k in p]) for p in shifted
+    ]
+    assert len({found.digest() for found in pairs}) == 4
+    assert (
+        from_utterances([replace(UTTERANCES[0], start_s=-0.0)]).digest()
+        == from_utterances([UTTERANCES[0]]).digest()
+    )
+
+
+def test_the_digest_is_the_same_in_every_process() -> None:
+    """Python hashes strings differently in every process; the digest must not depend on it."""
+    code = (
+        "from tests.test_data_manifest import UTTERANCES; from thaitool.data.manifest import from_utterances;"
+        "print(from_utterances(UTTERANCES).digest())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert run.stdout.strip() == from_utterances(UTTERANCES).digest()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_occurs_twice_is_found_with_its_first_row(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "_BLOCK_ROWS", 5)
+    rng = random.Random(seed)  # noqa: S311
+    values = [rng.choice("abcdefgh") * rng.randrange(1, 4) for _ in range(rng.randrange(0, 30))]
+    column = pa.chunked_array([values[:7], values[7:]], pa.string())
+    expected = [
+        (values.index(value), k) for k, value in enumerate(values) if values.index(value) < k
+    ]
+    assert columns.find_twice(column) == expected
+    # Values whose hashes happen to agree are still different values.
+    monkeypatch.setattr(columns, "hashes", lambda c: np.zeros(len(c), np.int64))
+    assert columns.find_twice(column) == expected
+
+
+def test_a_difference_is_described_with_examples() -> None:
+    a, b, c = UTTERANCES
+    old = from_utterances(UTTERANCES)
+    new = from_utterances([a, replace(b, duration_s=2.0, text=None), replace(c, id="d")])
+    assert describe_difference(old, new) == (
+        "The manifest had 3 rows (0.00 h) and has 3 rows (0.00 h) now: 1 added (d), 1 removed (c),"
+        " 1 changed (b: duration_s 2.25, now 2.0; text 'สวัสดี', now None)."
+    )
+    moved = describe_difference(old, from_utterances([c, a, b]))
+    assert moved.endswith("0 added, 0 removed, 0 changed. The rows come in another order.")
+    assert describe_difference(old, old).endswith("0 added, 0 removed, 0 changed.")
+    many = from_utterances([replace(a, id=str(k), duration_s=3600.0) for k in range(9)])
+    assert describe_difference(from_utterances([]), many) == (
+        "The manifest had 0 rows (0.00 h) and has 9 rows (9.00 h) now: 9 added (0, 1, 2, ...), 0 removed, 0 changed."
+    )
+
+
+def test_differences_are_those_of_a_comparison_row_by_row() -> None:
+    changes: list[dict[str, Any]] = [{}, {}, {"text": "z"}, {"part": 9}, {"speaker": "z"}]
+    for seed in range(30):
+        rng = random.Random(seed)  # noqa: S311
+        before = random_utterances(rng, 12)
+        after = [replace(u, **rng.choice(changes)) for u in rng.sample(before, 9)] + [
+            replace(u, id=f"new {u.id}") for u in before[:2]
+        ]
+        known = {u.id: u for u in before}
+        changed = sum(
+            any(getattr(u, n) != getattr(known[u.id], n) for n in DIGEST_COLUMNS)
+            for u in after
+            if u.id in known
+        )
+        text = describe_difference(in_chunks(before, rng), in_chunks(after, rng))
+        assert "2 added" in text
+        assert "3 removed" in text
+        assert f"{changed} changed" in text
+
+
+def test_a_manifest_cut_anywhere_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "m.arrow"
+    write_manifest(from_utterances(UTTERANCES), path)
+    whole = path.read_bytes()
+    for size in random.Random(0).sample(range(len(whole)), 60):  # noqa: S311
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"must be a thaitool manifest \(Arrow\)"):
+            open_manifest(path)
 
 
 def test_rows_unfit_for_training_need_permission_by_name() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from thaitool.audio.decode import BadAudio, encode_flac
 from thaitool.data import shards
 from thaitool.data.loader import load_audio
-from thaitool.data.manifest import scan
+from thaitool.data.scan import scan
 from thaitool.data.shards import (
     Provenance,
     ThaiSupRow,
@@ -47,8 +48,7 @@ PUBLISHED = [
 
 @pytest.fixture(autouse=True)
 def fresh_caches() -> None:
-    shards._row_group.cache_clear()
-    shards._group_sizes.cache_clear()
+    shards.clear_cache()
 
 
 def row(
@@ -206,7 +206,7 @@ def test_rows_that_do_not_exist_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names no row"):
         read_audio(AudioRef(str(path)))
     path.unlink()
-    shards._group_sizes.cache_clear()
+    shards.clear_cache()
     with pytest.raises(
         InputError, match=r"must be a whole parquet file, but could not be read: .*No such file"
     ):
@@ -220,3 +220,95 @@ def test_other_parquet_files_are_no_thai_sup(tmp_path: Path) -> None:
     assert not is_thai_sup(tmp_path / "numbers.parquet")
     with pytest.raises(InputError, match="must hold Thai-SUP parquet shards, but none was found"):
         read_thai_sup(tmp_path)
+
+
+def blob(row: int, n_bytes: int) -> bytes:
+    """Bytes that differ by row and do not compress."""
+    return np.random.default_rng(row).bytes(n_bytes)
+
+
+# Parquet reads a page at a time, and unpacks a packed one whole.
+@pytest.mark.parametrize(("compression", "rows_per_page"), [("none", 1024), ("snappy", 8)])
+def test_one_large_row_group_is_read_in_bounded_memory_and_in_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str, rows_per_page: int
+) -> None:
+    n_rows, n_bytes = 400, 100_000
+    path = tmp_path / "large.parquet"
+    feature = [{"bytes": blob(k, n_bytes), "path": f"{k}.flac"} for k in range(n_rows)]
+    pq.write_table(
+        pa.table({"audio": feature}),
+        path,
+        row_group_size=n_rows,
+        compression=compression,
+        write_batch_size=rows_per_page,
+        use_dictionary=False,
+    )
+    del feature
+    assert pq.read_metadata(path).num_row_groups == 1
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 1_000_000)
+    monkeypatch.setattr(shards, "CACHE_BYTES", 3_000_000)
+    passes = []
+    real = pq.ParquetFile.iter_batches
+
+    def counted(self: pq.ParquetFile, *args: object, **kwargs: object) -> object:
+        passes.append(kwargs["row_groups"])
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    before = pa.total_allocated_bytes()
+    peak = 0
+    for k in range(n_rows):
+        assert read_audio(AudioRef(str(path), k)) == blob(k, n_bytes)
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert passes == [[0]]
+    # What is kept, and the chunk being read: not the 40 MB of the row group.
+    assert peak < 6_000_000
+    assert shards._chunks.n_bytes <= shards.CACHE_BYTES
+    # At random every row is right too, whatever has to be read again; in the chunk that is kept nothing is.
+    for k in np.random.default_rng(0).permutation(n_rows)[:40].tolist():
+        assert read_audio(AudioRef(str(path), k)) == blob(k, n_bytes)
+        n_passes = len(passes)
+        assert read_audio(AudioRef(str(path), k)) == blob(k, n_bytes)
+        assert len(passes) == n_passes
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_rows_of_any_size_in_groups_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    rng = np.random.default_rng(1)
+    rows = [blob(k, int(n)) if n % 7 else None for k, n in enumerate(rng.integers(0, 9_000, 90))]
+    path = tmp_path / "x.parquet"
+    schema = pa.schema([("audio", pa.large_binary())])
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(shards, "CACHE_BYTES", 50_000)
+    with pq.ParquetWriter(path, schema, compression=compression) as writer:
+        for start, stop in ((0, 1), (1, 60), (60, 61), (61, 90)):
+            writer.write_table(pa.table({"audio": rows[start:stop]}, schema=schema))
+    for order in (range(90), reversed(range(90)), rng.permutation(90).tolist()):
+        for k in order:
+            assert read_audio(AudioRef(str(path), k)) == (rows[k] or b"")
+
+
+def test_damage_in_the_middle_of_a_group_does_not_shift_rows(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    rows = [blob(k, 50_000) for k in range(60)]
+    pq.write_table(
+        pa.table({"audio": rows}),
+        path,
+        row_group_size=20,
+        data_page_size=50_000,
+        compression="zstd",
+    )
+    whole = path.read_bytes()
+    place = whole.find(rows[30][:64]) if rows[30][:64] in whole else len(whole) // 2
+    path.write_bytes(whole[:place] + b"\xff" * 3_000 + whole[place + 3_000 :])
+    outcomes: list[bool | None] = []
+    for k in range(60):
+        try:
+            outcomes.append(read_audio(AudioRef(str(path), k)) == rows[k])
+        except InputError:
+            outcomes.append(None)
+    assert outcomes[:20] == outcomes[40:] == [True] * 20
+    assert False not in [o for k, o in enumerate(outcomes) if not 20 <= k < 40]
+    assert None in outcomes or False in outcomes[20:40]

@@ -7,11 +7,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import thaitool
-from thaitool.metrics.transcripts import cer
+from thaitool.metrics.chrf import corpus_chrf
+from thaitool.metrics.entities import ner_scores
+from thaitool.metrics.keywords import keyword_scores
+from thaitool.metrics.rephrase import sr_proxies
+from thaitool.metrics.tones import tone_error
+from thaitool.metrics.transcripts import cer, cer_spoken
+from thaitool.metrics.words import wer
+from thaitool.records import Score
+
+METRICS = Path(thaitool.__file__).parent / "metrics"
+GOLD, TOLD = ["ขาว", "กินข้าว 3 จาน"], ["ข้าว", "กินข่าวสามจาน"]
+NER_GOLD, NER_TOLD = ['{"PER": ["มะลิ", "กล้า"]}', "{}"], ['{"บุคคล": ["มะลิ"]}', "{}"]
 
 _OFFLINE = """
 import json, socket, sys
@@ -20,32 +32,59 @@ def refuse(*args, **kwargs):
 socket.socket.connect = refuse
 socket.getaddrinfo = refuse
 import evaluate
-root = sys.argv[1]
-cer = evaluate.load(root + "/thai_cer")
-intents = evaluate.load(root + "/intent_accuracy/intent_accuracy.py")
-print(json.dumps([
-    cer.compute(predictions=["ข้าว", "กินข่าว"], references=["ขาว", "กินข้าว"], seed=3),
-    intents.compute(predictions=["ก", "ข", "x"], references=["ก", "ก", "ข"], closed_set=["ก", "ข"]),
-]))
+calls = json.loads(sys.argv[2])
+letters = "กขาว"
+def embed(texts):
+    return [[1 + text.count(letter) for letter in letters] for text in texts]
+found = {}
+for place, arguments in calls.items():
+    if "embedding" in place:
+        arguments["embed"] = embed
+    metric = evaluate.load(sys.argv[1] + "/" + place)
+    found[place] = metric.compute(**arguments)
+print(json.dumps(found))
 """
 
 
-def test_evaluate_modules_load_by_path_without_network(tmp_path: Path) -> None:
-    package = Path(thaitool.__file__).parent
+def _texts(**extra: Any) -> dict[str, Any]:
+    return {"predictions": TOLD, "references": GOLD, "seed": 3, **extra}
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "thai_cer": _texts(),
+    "intent_accuracy/intent_accuracy.py": {
+        "predictions": ["ก", "ข", "x"],
+        "references": ["ก", "ก", "ข"],
+        "closed_set": ["ก", "ข"],
+    },
+    "thai_wer": _texts(segmenter="longest"),
+    "thai_tone_error": _texts(),
+    "thai_ner": {"predictions": NER_TOLD, "references": NER_GOLD, "seed": 3},
+    "thai_chrf": _texts(),
+    "keyword_hits": _texts(keywords=["ข้าว", "จาน"]),
+    "sr_proxies": _texts(spoken=["ข้าว", None]),
+    "embedding_similarity": _texts(),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each module computes in a process of its own, without network and without a cache."""
+    place = tmp_path_factory.mktemp("offline")
     environment = {
         **os.environ,
-        "PYTHONPATH": str(package.parent),
-        "HF_HOME": str(tmp_path),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "PYTHONPATH": str(METRICS.parents[1]),
+        "HF_HOME": str(place),
+        "HF_MODULES_CACHE": str(place / "modules"),
         "HF_HUB_OFFLINE": "1",
         "HF_EVALUATE_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "PYTHONUTF8": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", _OFFLINE, str(package / "metrics")],
+        [sys.executable, "-c", _OFFLINE, str(METRICS), json.dumps(CALLS)],
         env=environment,
-        cwd=tmp_path,
+        cwd=place,
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -53,15 +92,62 @@ def test_evaluate_modules_load_by_path_without_network(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    transcripts, intents = json.loads(done.stdout.splitlines()[-1])
-    assert (transcripts["thai_cer"], transcripts["edits"], transcripts["characters"]) == (
-        0.2,
-        2,
-        10,
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_every_module_is_tried(loaded: dict[str, Any]) -> None:
+    folders = {path.parent.name for path in METRICS.glob("*/*.py") if path.stem == path.parent.name}
+    assert {place.split("/")[0] for place in loaded} == folders
+    assert len(folders) == 9
+
+
+def test_character_error_rate(loaded: dict[str, Any]) -> None:
+    found = loaded["thai_cer"]
+    direct = cer(GOLD, TOLD, seed=3)
+    assert (found["thai_cer"], found["low"], found["high"]) == (
+        direct.value,
+        direct.low,
+        direct.high,
     )
-    assert transcripts["normalizer"] == "thai-v1"
-    direct = cer(["ขาว", "กินข้าว"], ["ข้าว", "กินข่าว"], seed=3)
-    assert (transcripts["low"], transcripts["high"]) == (direct.low, direct.high)
-    assert intents["intent_accuracy"] == pytest.approx(1 / 3)
-    assert intents["invalid_rate"] == pytest.approx(1 / 3)
-    assert intents["chance"] == 0.5
+    assert (
+        (found["edits"], found["characters"]) == (direct.numerator, direct.denominator) == (5, 14)
+    )
+    assert found["spoken"] == cer_spoken(GOLD, TOLD).value
+    assert found["normalizer"] == "thai-v1"
+
+
+def test_intents(loaded: dict[str, Any]) -> None:
+    found = loaded["intent_accuracy/intent_accuracy.py"]
+    assert found["intent_accuracy"] == pytest.approx(1 / 3)
+    assert found["invalid_rate"] == pytest.approx(1 / 3)
+    assert found["chance"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("place", "scores"),
+    [
+        ("thai_wer", [wer(GOLD, TOLD, segmenter="longest", seed=3)]),
+        ("thai_tone_error", [tone_error(GOLD, TOLD, seed=3)]),
+        ("thai_ner", ner_scores(NER_GOLD, NER_TOLD, seed=3)),
+        ("thai_chrf", [corpus_chrf(GOLD, TOLD, seed=3)]),
+        ("keyword_hits", keyword_scores(GOLD, TOLD, ["ข้าว", "จาน"], seed=3)),
+        ("sr_proxies", sr_proxies(GOLD, TOLD, spoken=["ข้าว", None], seed=3)),
+    ],
+)
+def test_modules_say_what_the_functions_say(
+    loaded: dict[str, Any], place: str, scores: list[Score]
+) -> None:
+    found = loaded[place]
+    for score in scores:
+        assert found[score.name] == score.value
+        assert found[f"{score.name}_numerator"] == score.numerator
+        assert found[f"{score.name}_denominator"] == score.denominator
+        assert (found[f"{score.name}_low"], found[f"{score.name}_high"]) == (score.low, score.high)
+        assert found[f"{score.name}_note"] == score.note
+
+
+def test_an_embedder_is_passed_in(loaded: dict[str, Any]) -> None:
+    found = loaded["embedding_similarity"]
+    assert 0.9 < found["embedding_similarity"] < 1
+    assert found["embedding_similarity_denominator"] == 2

@@ -13,7 +13,7 @@ import pytest
 from tests import tiny
 from thaitool.audio.decode import SAMPLE_RATE_HZ, decode, probe
 from thaitool.config import EvalConfig, PretrainConfig, SynthConfig
-from thaitool.data.manifest import scan
+from thaitool.data.scan import scan
 from thaitool.data.shards import read_thai_sup
 from thaitool.stages import evaluate, pretrain, synth
 from thaitool.synth.sources import read_source, skeleton

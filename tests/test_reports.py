@@ -17,12 +17,13 @@ from rich.console import Console
 from thaitool.errors import InputError
 from thaitool.metrics.tasks import ItemScore, TaskScores, score_tasks
 from thaitool.records import Prediction, Reference, Score
+from thaitool.reports.html import to_html
 from thaitool.reports.json_form import read_report
 from thaitool.reports.markdown import escape
 from thaitool.reports.plots import curve_svg
 from thaitool.reports.report import Example, Report, flat, worst_examples
 from thaitool.reports.table import render_table
-from thaitool.reports.write import to_html, write_report
+from thaitool.reports.write import write_report
 
 EVIL = '<script>alert("x")</script>|[bold]*a*`b`&amp;'
 FILES = ["per_item.jsonl", "report.html", "report.json", "report.md"]
@@ -113,6 +114,7 @@ def test_nothing_from_data_can_run_in_the_page() -> None:
     assert page.tags["script"] == 0
     assert page.tags["bold"] == 0
     assert page.text.count(EVIL) >= 7
+    assert page.tags["del"] + page.tags["ins"] > 0  # the marks are ours, not the data's
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     policy = [value for name, value in page.attributes if name == "content" and value]
     assert any(value.startswith("default-src 'none'") for value in policy)
@@ -121,9 +123,11 @@ def test_nothing_from_data_can_run_in_the_page() -> None:
 def test_page_needs_no_network() -> None:
     page = _Page(to_html(full_report()))
     sources = [value or "" for name, value in page.attributes if name in {"src", "href"}]
-    assert len(sources) == 4  # scores, two curves, one player
-    assert all(source.startswith("data:") for source in sources)
-    assert page.tags["link"] == 0
+    loaded = [source for source in sources if not source.startswith("#")]
+    assert len(loaded) == 4  # an empty icon, two curves, one player
+    assert all(source.startswith("data:") for source in loaded)
+    anchors = {value for name, value in page.attributes if name == "id"}
+    assert {source[1:] for source in sources if source.startswith("#")} == anchors
     assert "@import" not in page.text
     assert "url(" not in page.text
 
@@ -137,10 +141,14 @@ def test_page_shows_scores_players_and_plots() -> None:
     assert "0 / 6" in page.text
     assert "sha256 " + "ab" * 32 in page.text
     assert "updates.planned" in page.text
-    (image, *_) = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", markup)
-    drawing = base64.b64decode(image).decode()
-    assert "asr: cer" in drawing
-    assert "script" not in drawing
+    drawings = [
+        base64.b64decode(image).decode()
+        for image in re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", markup)
+    ]
+    assert len(drawings) == 2
+    assert all("update" in drawing and "script" not in drawing for drawing in drawings)
+    # Dots of the scores: accuracy 0 of 6 is at the left end, its interval 39 % wide.
+    assert '<i class="range" style="left: 0.0%; width: 39.03%"></i>' in markup
 
 
 def test_same_report_same_bytes() -> None:
@@ -245,8 +253,8 @@ def test_out_dir_that_is_a_file(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "cannot be read as a report"),
-        ("{}", "its format must be thaitool-report-1"),
-        ('{"format": "thaitool-report-1"}', "lacks a part"),
+        ("{}", "its format must be thaitool-report-2"),
+        ('{"format": "thaitool-report-2"}', "lacks a part"),
     ],
 )
 def test_bad_report_files(tmp_path: Path, content: str, message: str) -> None:

@@ -27,7 +27,8 @@ from thaitool.config import (
     PretrainConfig,
     SynthConfig,
 )
-from thaitool.data.manifest import from_utterances, scan, write_manifest
+from thaitool.data.manifest import from_utterances, write_manifest
+from thaitool.data.scan import scan
 from thaitool.data.shards import read_audio, read_thai_sup
 from thaitool.errors import ConfigError, InputError, QuarantineError
 from thaitool.models.checkpoint import load_speech_lm

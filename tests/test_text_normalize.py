@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.golden import text as golden
+from thaitool.text import normalize as rules
 from thaitool.text.normalize import (
     NORMALIZER,
     TONE_MARKS,
@@ -71,6 +74,11 @@ def test_different_words_stay_different(left: str, right: str) -> None:
     assert normalize(left) != normalize(right)
 
 
+@pytest.mark.parametrize("row", golden.ROWS, ids=lambda row: f"{row[0]}-{row[2]!a}")
+def test_golden_form(row: golden.Row) -> None:
+    assert normalize(row[2]) == row[3]
+
+
 def test_exact_forms() -> None:
     assert normalize("“น\u0e4d\u0e49\u0e32เเข็ง” ๑๒.๕ กก., OK!") == "น้ำแข็ง 12.5 กก ok"
     assert compact("ไป  บ้าน. 5. 10") == "ไปบ้าน510"
@@ -120,6 +128,21 @@ _TRICKY = st.text(
 _DENSE = st.text(alphabet="กเ\u0e32\u0e33\u0e38\u0e34\u0e48\u0e4c\u0e4d5.! ", max_size=7)
 
 
+_CONSONANT = st.sampled_from("กขคงจชดตทนบปพมยรลวสหอ")
+_TONE = st.sampled_from(["", "\u0e48", "\u0e49", "\u0e4a", "\u0e4b"])
+_ABOVE_OR_BELOW = st.sampled_from([*"\u0e31\u0e34\u0e35\u0e36\u0e37\u0e38\u0e39"])
+_FINAL = st.sampled_from(["", *"กงดนบมยว"])
+# Syllables as a Thai keyboard and Unicode order them: vowel in front, consonant, vowel above or
+# below, tone, vowel behind, final.
+_SYLLABLE = st.one_of(
+    st.tuples(st.sampled_from("เแโไใ"), _CONSONANT, _TONE, _FINAL),
+    st.tuples(_CONSONANT, _ABOVE_OR_BELOW, _TONE, _FINAL),
+    st.tuples(_CONSONANT, _TONE, st.sampled_from("ะาำอ"), _FINAL),
+    st.tuples(st.just("เ"), _CONSONANT, st.sampled_from("\u0e34\u0e35\u0e37\u0e47"), _TONE, _FINAL),
+    st.tuples(_CONSONANT, _CONSONANT, st.just("\u0e4c")),
+).map("".join)
+
+
 def _tones(text: str) -> list[str]:
     return [char for char in text if char in TONE_MARKS]
 
@@ -153,3 +176,41 @@ def test_never_deletes_a_thai_mark(text: str) -> None:
 @given(_TRICKY)
 def test_unicode_form_of_the_input_does_not_matter(text: str) -> None:
     assert normalize(unicodedata.normalize("NFD", text)) == normalize(text)
+
+
+@settings(derandomize=True, max_examples=1000, deadline=None)
+@given(st.lists(_SYLLABLE, max_size=8).map("".join))
+def test_valid_syllables_are_left_as_they_are(text: str) -> None:
+    """No tone mark, vowel or letter of correctly typed Thai changes."""
+    assert canonical(text) == normalize(text) == compact(text) == text
+
+
+@settings(derandomize=True, max_examples=500, deadline=None)
+@given(_CONSONANT, st.permutations(["\u0e34", "\u0e48", "\u0e4c"]))
+def test_marks_typed_in_any_order_are_the_same(consonant: str, marks: list[str]) -> None:
+    assert canonical(consonant + "".join(marks)) == consonant + "\u0e34\u0e48\u0e4c"
+
+
+def _by_the_tables(text: str) -> str:
+    """thai-v1 as its tables say, one character table at a time, without any shortcut."""
+    zero_width = str.maketrans("", "", rules._ZERO_WIDTH)
+    digits = str.maketrans(rules._THAI_DIGITS, "0123456789")
+    while True:
+        before = text
+        text = unicodedata.normalize("NFC", text.translate(zero_width))
+        for pattern, new in rules._SPELLING:
+            text = re.sub(pattern, new, text)
+        runs = "[" + "".join(rules._MARK_ORDER) + "]+"
+        text = re.sub(runs, lambda run: "".join(sorted(run[0], key=rules._RANK.__getitem__)), text)
+        if text != before:
+            continue
+        text = re.sub(rules._FULL_STOP, "", text.translate(digits))
+        text = " ".join(text.translate(str.maketrans("", "", rules._PUNCTUATION)).lower().split())
+        if text == before:
+            return text
+
+
+@settings(derandomize=True, max_examples=3000, deadline=None)
+@given(st.one_of(_TRICKY, _DENSE))
+def test_shortcuts_change_nothing(text: str) -> None:
+    assert normalize(text) == _by_the_tables(text)

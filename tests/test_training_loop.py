@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
+import multiprocessing
+import os
+import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,127 +16,26 @@ import torch
 from torch import nn
 
 from tests import tiny
-from thaitool.config import Training
-from thaitool.data.loader import Batch, batches
-from thaitool.data.manifest import Manifest, scan
-from thaitool.data.plan import BatchPlan, make_plan
+from tests.toy_training import Objective, go, settings
+from thaitool.data.loader import Batch
+from thaitool.data.manifest import Manifest
+from thaitool.data.plan import make_plan
+from thaitool.data.scan import scan
 from thaitool.errors import EnvironmentProblem, InputError, QuarantineError, TrainingFailed
-from thaitool.records import silent
-from thaitool.training import loop
+from thaitool.training import update
 from thaitool.training.loop import (
     Loss,
     Step,
-    Task,
-    TrainingResult,
     learning_rate_share,
     make_accelerator,
-    train,
 )
 from thaitool.training.run_dir import METRICS, RunDir, open_run, resolve
-
-
-class Objective(nn.Module):
-    """Learns the level of the audio: per clip, summed; the weight is the number of clips."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-        self.steps: list[Step] = []
-        self.seen: list[str] = []
-
-    def forward(self, batch: Batch, step: Step) -> Loss:
-        self.steps.append(step)
-        self.seen += [u.id for u in batch.utterances]
-        features = torch.stack(
-            [row[: int(n)][:6000].reshape(4, -1).abs().mean(1) for row, n in rows(batch)]
-        )
-        total = (self.net(features)[:, 0] - features.mean(1)).square().sum()
-        n = float(len(features))
-        return Loss(total, n, {"error": (float(total.detach()), n)}, used=len(features))
-
-
-def rows(batch: Batch) -> Any:
-    return zip(batch.audio, batch.audio_lengths, strict=True)
-
-
-def settings(**changes: Any) -> Training:
-    values = {
-        "updates": 6,
-        "batch_s": 2.0,
-        "learning_rate": 1e-2,
-        "device": "cpu",
-        "eval_every": 100,
-        "save_every": 100,
-    }
-    return Training(**{**values, **changes})
+from thaitool.training.sums import Sums
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return scan([tiny.clips(tmp_path_factory.mktemp("audio"), 12)])[0]
-
-
-def go(
-    objective: nn.Module,
-    manifest: Manifest,
-    out: Path,
-    config: Training,
-    plan: BatchPlan | None = None,
-    **task: Any,
-) -> TrainingResult:
-    def save(path: Path) -> None:
-        torch.save(objective.state_dict(), path / "weights.pt")
-
-    groups = [{"name": "all", "params": list(objective.parameters()), "lr": config.learning_rate}]
-    parts: dict[str, Any] = {"evaluate": dict, "save": save, **task}
-    return train(
-        Task(objective, groups, **parts),
-        manifest=manifest,
-        plan=plan or make_plan(manifest.duration_s, batch_s=config.batch_s, seed=config.seed),
-        config=config,
-        run=open_run(out, config.model_dump(exclude={"keep", "workers"}), "test: {}\n"),
-        accelerator=make_accelerator(config),
-        progress=silent,
-        description="test",
-    )
-
-
-def test_splitting_a_batch_over_micro_batches_changes_nothing(
-    manifest: Manifest, tmp_path: Path
-) -> None:
-    """Ragged on purpose: a mean of means would weigh the batches of three and of one clip alike."""
-    index = torch.arange(12).numpy()
-
-    class Parts(BatchPlan):
-        def epoch(self, epoch: int) -> list[Any]:  # noqa: ARG002
-            whole = [index[0:4], index[4:8], index[8:12]]
-            if self.sizes == (4,):
-                return whole
-            return [part for four in whole for part in (four[:3], four[3:])]
-
-        @property
-        def batches_per_epoch(self) -> int:
-            return 3 if self.sizes == (4,) else 6
-
-    whole, split = Objective(), Objective()
-    go(whole, manifest, tmp_path / "a", settings(), Parts((index,), (4,), 0))
-    go(split, manifest, tmp_path / "b", settings(accumulation=2), Parts((index,), (1,), 0))
-    start = Objective()
-    for a, b, c in zip(whole.parameters(), split.parameters(), start.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-        assert not torch.equal(a, c)
-    # And the gradient is that of the mean over clips.
-    batch = next(batches(manifest, Parts((index,), (4,), 0), range(1)))
-    loss = start(batch, Step(0, 0.0, 0))
-    torch.autograd.backward(loss.total / 4)
-    norm = math.sqrt(
-        sum(float(p.grad.square().sum()) for p in start.parameters() if p.grad is not None)
-    )
-    for run in ("a", "b"):
-        assert RunDir(tmp_path / run).metrics()[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
-    together = [row["loss"] for row in RunDir(tmp_path / "a").metrics()]
-    assert [row["loss"] for row in RunDir(tmp_path / "b").metrics()] == pytest.approx(together)
 
 
 def test_learning_rate_schedule(manifest: Manifest, tmp_path: Path) -> None:
@@ -153,6 +55,15 @@ def test_learning_rate_schedule(manifest: Manifest, tmp_path: Path) -> None:
     go(Objective(), manifest, tmp_path / "run", short)
     rates = [row["learning_rate"] for row in RunDir(tmp_path / "run").metrics()]
     assert rates == pytest.approx([1e-2 * learning_rate_share(u, short) for u in range(6)])
+
+
+def test_a_linear_schedule_ends_at_zero() -> None:
+    config = settings(updates=100, warmup_share=0.2, schedule="linear")
+    share = [learning_rate_share(u, config) for u in range(100)]
+    assert share[10] == pytest.approx(11 / 21)
+    assert share[20] == 1.0
+    assert share[60] == pytest.approx(0.5)
+    assert share[99] == pytest.approx(1 / 80)
 
 
 def test_planned_is_done_and_every_clip_is_seen_once_an_epoch(
@@ -178,63 +89,46 @@ def test_planned_is_done_and_every_clip_is_seen_once_an_epoch(
 def test_done_that_differs_from_planned_is_an_error(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop._Loop._account
+    real = update.Updater._account
 
-    def forgetful(self: Any, batch: Batch) -> None:
-        real(self, batch)
-        self.done.batches -= batch.cursor == 2
+    def forgetful(self: Any, batch: Batch, sums: Sums) -> None:
+        real(self, batch, sums)
+        sums.add("batches", -float(batch.cursor == 2))
 
-    monkeypatch.setattr(loop._Loop, "_account", forgetful)
+    monkeypatch.setattr(update.Updater, "_account", forgetful)
     with pytest.raises(TrainingFailed, match=r"batches: planned 6, done 5"):
         go(Objective(), manifest, tmp_path / "run", settings())
     assert not RunDir(tmp_path / "run").finished
 
 
-class _Scaled(torch.autograd.Function):
-    """The value as it is, its gradient times a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grads[0] * ctx.factor, None
-
-
-class Poisoned(Objective):
-    """Goes wrong at the third update."""
-
-    def __init__(self, value: float, where: str) -> None:
-        super().__init__()
-        self.value, self.where = value, where
-
-    def forward(self, batch: Batch, step: Step) -> Loss:
-        loss = super().forward(batch, step)
-        if step.update == 2:
-            if self.where == "gradient":
-                return dataclasses.replace(loss, total=_Scaled.apply(loss.total, self.value))  # type: ignore[no-untyped-call]
-            return dataclasses.replace(loss, total=loss.total * self.value)
-        return loss
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(
-    manifest: Manifest, tmp_path: Path, value: float, where: str
+def test_a_decoding_process_that_is_killed_ends_the_run_with_a_sentence(
+    manifest: Manifest, tmp_path: Path
 ) -> None:
-    objective = Poisoned(value, where)
-    with pytest.raises(TrainingFailed, match=f"{where}.* of update 3 is") as caught:
-        go(objective, manifest, tmp_path / "run", settings(save_every=1))
-    if where == "loss":
-        assert objective.seen[-1] in str(caught.value)
-    assert "last checkpoint is intact" in str(caught.value)
-    run = RunDir(tmp_path / "run")
-    assert run.last_update == 2
-    weights = torch.load(run.checkpoint(2) / "weights.pt")
-    assert all(bool(w.isfinite().all()) for w in weights.values())
-    assert [row["update"] for row in run.metrics()] == [1, 2]
+    class Killing(Objective):
+        def forward(self, batch: Batch, step: Step) -> Loss:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+            return super().forward(batch, step)
+
+    with pytest.raises(EnvironmentProblem, match="A process that decodes audio has died"):
+        go(Killing(), manifest, tmp_path / "run", settings(updates=50, workers=1))
+    assert not RunDir(tmp_path / "run").finished
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="asks for what is missing")
+def test_a_tracker_that_is_not_installed_is_a_problem_before_training(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    objective = Objective()
+    with pytest.raises(EnvironmentProblem, match="pip install wandb"):
+        go(objective, manifest, tmp_path / "run", settings(trackers=["tensorboard", "wandb"]))
+    assert objective.steps == []
+
+
+def test_no_tracker_writes_metrics_only(manifest: Manifest, tmp_path: Path) -> None:
+    go(Objective(), manifest, tmp_path / "run", settings(trackers=[]))
+    assert len(RunDir(tmp_path / "run").metrics()) == 6
+    assert not (tmp_path / "run" / "tb").exists()
 
 
 def damaged(tmp_path: Path, count: int) -> Manifest:

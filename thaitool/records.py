@@ -28,13 +28,20 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class AudioRef:
-    """Where samples live: a sound file, or row `row` of the `audio_flac` column of a Thai-SUP parquet file."""
+    """Where samples live: a sound file, row `row` of a parquet file with embedded audio, or bytes of a file.
+
+    The bytes `offset` to `offset + n_bytes` are a whole sound file (a member of a tar), or int16 samples at 16 kHz if
+    the path ends in `.pcm16` (the shard cache).
+    """
 
     path: str
     row: int | None = None
+    offset: int | None = None
+    n_bytes: int | None = None
 
     def __str__(self) -> str:
-        return self.path if self.row is None else f"{self.path}#{self.row}"
+        place = self.offset if self.row is None else self.row
+        return self.path if place is None else f"{self.path}#{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class Utterance:
     source_id: str | None = None
     licence: str | None = None
     trainable: bool = True
+    part: int = 0
+    """Which `data` entry of the configuration it came from; sampling weights are by part."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """`make gpu-check`: all that a GPU machine has to do, in one command. Installs nothing, needs no network.
 
 Builds both binaries in place for the GPU at hand, runs the tests of the op on it, the benchmark,
-compute-sanitizer where there is one, and the tests of very large tensors; goes on after a step that
-fails, writes one results file, and exits with 1 if anything failed or was cut short. Needs Python,
-torch, pytest, setuptools and a CUDA toolkit. Ten minutes at most.
+pretraining at the size of XLS-R 300M, compute-sanitizer where there is one, and the tests of very
+large tensors; goes on after a step that fails, writes one results file, and exits with 1 if anything
+failed or was cut short. Needs Python, torch, transformers, pytest, setuptools and a CUDA toolkit.
+Ten minutes at most.
 """
 
 from __future__ import annotations
@@ -87,11 +88,18 @@ def steps(scratch: Path) -> list[Step]:
         "--out",
         str(scratch / "bench.json"),
     ]
+    pretraining = [
+        *python,
+        "tests/bench/gpu_pretraining.py",
+        "--out",
+        str(scratch / "pretraining.json"),
+    ]
     return [
         Step("build", 200, build, forced),
         Step("exercise", 60, exercise),
         Step("tests", 180, [*python, *PYTEST, "-m", "not slow"]),
         Step("bench", 200, bench),
+        Step("pretraining", 150, pretraining),
         sanitized("memcheck", 90),
         sanitized("racecheck", 90),
         sanitized("synccheck", 60),
@@ -175,7 +183,7 @@ def revision(given: str | None) -> dict[str, Any] | None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Build, test and time the CUDA op on this machine."
+        description="Build, test and time the CUDA op and pretraining on this machine."
     )
     parser.add_argument("--only", metavar="STEP,...", help="build,tests,... instead of all steps")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also copy results and logs there")
@@ -233,14 +241,19 @@ def main() -> None:
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     commit = revision(given.revision)
 
+    def figures(step: str) -> Any:
+        """What a step measured; None if it was not run or did not get that far."""
+        file = scratch / f"{step}.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
     def save(outcomes: list[Outcome]) -> None:
-        figures = scratch / "bench.json"
         record = {
             "date": date,
             "revision": commit,
             "machine": machine,
             "steps": [asdict(outcome) for outcome in outcomes],
-            "bench": json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else None,
+            "bench": figures("bench"),
+            "pretraining": figures("pretraining"),
         }
         target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if given.out is not None:
@@ -256,7 +269,7 @@ def main() -> None:
     sys.stdout.write(f"gpu-check: results in {target.relative_to(ROOT)}\n")
     for done in outcomes:
         sys.stdout.write(
-            f"  {done.name:<10} {done.outcome:<10} {done.seconds:>6} s  {done.detail}\n"
+            f"  {done.name:<12} {done.outcome:<10} {done.seconds:>6} s  {done.detail}\n"
         )
     sys.exit(any(done.outcome in {"failed", "timed out"} for done in outcomes))
 

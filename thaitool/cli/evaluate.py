@@ -26,6 +26,14 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(help="Score this JSONL of {id, task, text} instead.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PATH of other predictions to score beside these. Repeatable."),
+    ] = None,
+    slice_: Annotated[
+        str | None,
+        typer.Option("--slice", help="Also by these fields: speaker,length,source,... Printed."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Report directory.")] = None,
     split: Annotated[str | None, typer.Option(help="train, dev or test.")] = None,
     limit: Annotated[int | None, typer.Option(help="Utterances per task, spread evenly.")] = None,
@@ -47,6 +55,8 @@ def evaluate(
         "data": data,
         "model": model,
         "predictions": predictions,
+        "also": also or None,
+        "slices": None if slice_ is None else [f.strip() for f in slice_.split(",") if f.strip()],
         "out": out,
         "split": split,
         "limit": limit,
@@ -58,12 +68,17 @@ def evaluate(
     loaded = load(EvalConfig, "eval", recipe=config, settings=set_, options=options)
     from rich.console import Console
 
-    from thaitool.reports.table import render_table
+    from thaitool.reports.table import render_slices, render_table
     from thaitool.stages import evaluate as stage
 
     result = stage.run(loaded, progress_bar)
     if json:
         say((result.out / "report.json").read_text("utf-8"))
         return
-    Console().print(render_table(result.report))
+    console = Console()
+    console.print(render_table(result.report))
+    for table in render_slices(result.report) if slice_ is not None else ():
+        console.print(table)
+    if result.report.failures:
+        say(result.report.notes[-1])
     say(f"report: {result.out / 'report.html'}")

@@ -9,12 +9,15 @@ import typer
 
 from thaitool import __version__
 from thaitool.cli.align import align
+from thaitool.cli.compare import compare
 from thaitool.cli.console import EXIT_CODES, accept_any_file_name, guarded
+from thaitool.cli.convert import convert
 from thaitool.cli.doctor import doctor
 from thaitool.cli.evaluate import evaluate
 from thaitool.cli.finetune import finetune
 from thaitool.cli.infer import infer
 from thaitool.cli.pretrain import pretrain
+from thaitool.cli.scan import scan
 from thaitool.cli.synth import synth
 
 app = typer.Typer(
@@ -42,11 +45,14 @@ def root(
 
 
 app.command(help="Unlabelled Thai audio to an encoder (wav2vec 2.0, new or continued).")(pretrain)
+app.command(help="Recordings to a manifest, once for many runs.")(scan)
 app.command(help="English text to labelled Thai speech (Thai-SUP shards).")(synth)
 app.command(help="Projected speech to the LLM's token embeddings (U-Align).")(align)
 app.command(help="The speech LLM on ASR, intents, entities and rephrasing.")(finetune)
 app.command("eval", help="Scores with intervals, as a table, JSON and HTML.")(evaluate)
+app.command(help="Whether two reports differ by more than chance.")(compare)
 app.command(help="Answers about sound files, one JSON object a line.")(infer)
+app.add_typer(convert)
 app.command(help="What this machine has and lacks.")(doctor)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +23,17 @@ from thaitool.cli.console import (
 def pretrain(
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Audio directory, Thai-SUP shards or manifest. Repeatable."),
+        typer.Option(help="Audio directory, shards, tars, or somebody's manifest. Repeatable."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; the same command resumes it.")
     ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Encoder to continue from; none makes a new one.")
+    ] = None,
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(help="Audio of other languages, mixed in against forgetting. Repeatable."),
     ] = None,
     updates: UpdatesOption = None,
     seed: SeedOption = None,
@@ -44,6 +49,7 @@ def pretrain(
         "data": data or None,
         "out": out,
         "init": init,
+        "replay": replay or None,
         "train.updates": updates,
         "train.seed": seed,
         "train.device": device,
@@ -51,8 +57,14 @@ def pretrain(
     loaded = load(PretrainConfig, "pretrain", recipe=config, settings=set_, options=options)
     from thaitool.stages import pretrain as stage
 
-    result = stage.run(loaded, progress_bar)
-    extra = [
-        ("data", f"{result.hours:.2f} h, {result.rejected} recordings set aside by their headers")
-    ]
+    result = stage.run(loaded, progress_bar, announce)
+    extra = [("data", f"{result.hours:.2f} h, {result.rejected} recordings set aside")]
+    extra += [("rollbacks", text) for text in result.rollbacks]
     print_training("pretrain", result.out, result.training, extra, json)
+
+
+def announce(rows: Sequence[tuple[str, str]]) -> None:
+    """What a run will need, on stderr before it starts: stdout is for results."""
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        typer.echo(f"{name:<{width}}  {text}", err=True)

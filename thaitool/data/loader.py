@@ -1,20 +1,26 @@
-"""From a manifest and a plan to padded batches with true lengths. Decodes on the fly; writes no cache."""
+"""From a manifest and a plan to padded batches with true lengths. Decodes on the fly; writes no cache.
+
+The order is computed in the calling process only; a worker is told which few utterances to decode, and keeps nothing
+between two batches.
+"""
 
 from __future__ import annotations
 
-import functools
+import os
 import signal
+import threading
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ, BadAudio, decode, normalise
 from thaitool.data.manifest import append_quarantine
 from thaitool.data.shards import read_audio
+from thaitool.errors import EnvironmentProblem, ThaitoolError
 from thaitool.records import Rejected, Utterance
 
 if TYPE_CHECKING:
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
 
     from thaitool.data.manifest import Manifest
     from thaitool.data.plan import BatchPlan
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -47,16 +56,59 @@ class Batch:
         """Seconds of audio, without padding."""
         return int(self.audio_lengths.sum()) / SAMPLE_RATE_HZ
 
+    def pin_memory(self) -> Batch:
+        """The same with its audio in page-locked memory, from which a copy to a GPU need not be waited for."""
+        return replace(self, audio=self.audio.pin_memory())
 
-def load_audio(utterance: Utterance) -> NDArray[np.float32]:
+
+def load_audio(
+    utterance: Utterance, window: tuple[float, float] | None = None
+) -> NDArray[np.float32]:
     """Samples of one utterance, shape (N,), mono, 16 kHz.
 
+    Args:
+        utterance: What to read.
+        window: Start and end of what is wanted of it, in seconds of the recording; None is all of it.
+
     Raises:
-        BadAudio: it cannot be decoded, or is truncated, too short, silent or not finite.
+        BadAudio: it cannot be decoded, or is shorter than the manifest says, too short, silent or not finite.
+        InputError: a parquet file is damaged.
     """
-    ref = utterance.audio
-    source = ref.path if ref.row is None else read_audio(ref)
-    return decode(source, str(ref), start_s=utterance.start_s, end_s=utterance.end_s)
+    ref, promised_s = utterance.audio, utterance.duration_s
+    start_s, end_s = utterance.start_s, utterance.end_s
+    if window is not None:
+        start_s, end_s = window
+        promised_s = end_s - start_s
+    samples = decode(
+        ref.path if ref.row is None else read_audio(ref),
+        str(ref),
+        start_s=start_s,
+        end_s=end_s,
+        offset=ref.offset,
+        n_bytes=ref.n_bytes,
+    )
+    # A lossy coder may be a frame off; a file that changed after the scan is off by more.
+    if len(samples) < (0.98 * promised_s - 0.1) * SAMPLE_RATE_HZ:
+        detail = f"{len(samples) / SAMPLE_RATE_HZ:.2f} s could be read, the manifest says {promised_s:.2f} s"
+        raise BadAudio(str(ref), "truncated", detail)
+    return samples
+
+
+def crop_window(
+    utterance: Utterance, crop_s: float | None, seed: int, epoch: int
+) -> tuple[float, float] | None:
+    """Which `crop_s` seconds of a longer utterance an epoch takes; None is all. Depends on (seed, epoch, id) alone.
+
+    By the manifest's duration, before decoding: the rest of a recording of hours is never read.
+    """
+    if crop_s is None or utterance.duration_s <= crop_s:
+        return None
+    width = int(crop_s * SAMPLE_RATE_HZ)
+    n = round(utterance.duration_s * SAMPLE_RATE_HZ)
+    # crc32, not hash(): Python's string hash differs between processes.
+    rng = np.random.default_rng([seed, epoch, zlib.crc32(utterance.id.encode())])
+    start = round(utterance.start_s * SAMPLE_RATE_HZ) + int(rng.integers(0, n - width + 1))
+    return start / SAMPLE_RATE_HZ, (start + width) / SAMPLE_RATE_HZ
 
 
 def collate(
@@ -67,48 +119,72 @@ def collate(
     crop_s: float | None = None,
     seed: int = 0,
 ) -> Batch:
-    """Decodes, normalises and pads. `crop_s` cuts longer audio to a window that depends only on (seed, epoch, id)."""
+    """Decodes, normalises and pads. `crop_s` takes of longer audio a window that depends only on (seed, epoch, id)."""
     kept: list[Utterance] = []
     clips: list[NDArray[np.float32]] = []
     rejected: list[Rejected] = []
+    longest = None if crop_s is None else int(crop_s * SAMPLE_RATE_HZ)
     for utterance in utterances:
         try:
-            samples = load_audio(utterance)
+            samples = load_audio(utterance, crop_window(utterance, crop_s, seed, epoch))
         except BadAudio as bad:
             rejected.append(Rejected(str(utterance.audio), bad.reason, bad.detail))
             continue
+        except Exception as error:
+            error.add_note(f"This happened with {utterance.audio} (utterance {utterance.id!r}).")
+            raise
         kept.append(utterance)
-        clips.append(normalise(_crop(samples, utterance.id, crop_s, seed, epoch)))
-    lengths = torch.tensor([len(c) for c in clips], dtype=torch.int64)
-    audio = torch.zeros(len(clips), int(lengths.max()) if clips else 0)
-    for row, clip in enumerate(clips):
-        audio[row, : len(clip)] = torch.from_numpy(clip)
+        clips.append(samples[:longest])  # an MP3 may be a frame longer than its header says
+    audio, lengths = pad(clips)
     return Batch(cursor, epoch, tuple(kept), audio, lengths, tuple(rejected))
 
 
-def _crop(
-    samples: NDArray[np.float32], item: str, crop_s: float | None, seed: int, epoch: int
-) -> NDArray[np.float32]:
-    if crop_s is None or len(samples) <= crop_s * SAMPLE_RATE_HZ:
-        return samples
-    width = int(crop_s * SAMPLE_RATE_HZ)
-    # crc32, not hash(): Python's string hash differs between processes.
-    rng = np.random.default_rng([seed, epoch, zlib.crc32(item.encode())])
-    start = int(rng.integers(0, len(samples) - width + 1))
-    return samples[start : start + width]
+def pad(clips: list[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+    """Clips normalised, in one tensor, shape (B, N), zeros after each; and their lengths, shape (B,)."""
+    lengths = torch.tensor([len(c) for c in clips], dtype=torch.int64)
+    audio = torch.empty(len(clips), int(lengths.max()) if clips else 0)
+    for row, clip in zip(audio.numpy(), clips, strict=True):
+        normalise(clip, out=row[: len(clip)])
+        row[len(clip) :] = 0
+    return audio, lengths
 
 
-class _Planned(Dataset[Batch]):
-    """Batch number k of a plan; a mapping, so that any worker may compute any batch."""
+#: Number of the batch, its epoch, what it holds.
+_Job = tuple[int, int, list[Utterance]]
 
-    def __init__(self, manifest: Manifest, plan: BatchPlan, crop_s: float | None) -> None:
-        self.manifest, self.plan, self.crop_s = manifest, plan, crop_s
-        self._epoch = functools.lru_cache(maxsize=1)(plan.epoch)
 
-    def __getitem__(self, cursor: int) -> Batch:
-        epoch, position = divmod(cursor, self.plan.batches_per_epoch)
-        utterances = [self.manifest[int(i)] for i in self._epoch(epoch)[position]]
-        return collate(cursor, epoch, utterances, crop_s=self.crop_s, seed=self.plan.seed)
+class _Jobs(Sampler[_Job]):
+    """The batches to make, in order. Of the plan, one epoch is held at a time."""
+
+    def __init__(self, manifest: Manifest, plan: BatchPlan, cursors: range) -> None:
+        self.manifest, self.plan, self.cursors = manifest, plan, cursors
+
+    def __len__(self) -> int:
+        return len(self.cursors)
+
+    def __iter__(self) -> Iterator[_Job]:
+        n_per_epoch = self.plan.batches_per_epoch
+        computed, order = -1, None
+        for cursor in self.cursors:
+            epoch, position = divmod(cursor, n_per_epoch)
+            if order is None or epoch != computed:
+                order = None  # frees it before the next one is made
+                computed, order = epoch, self.plan.epoch(epoch)
+            yield cursor, epoch, [self.manifest[int(i)] for i in order[position]]
+
+
+class _Collating(Dataset[Batch | ThaitoolError]):
+    """Makes one batch of one job; a mapping, so that any worker may do any job."""
+
+    def __init__(self, crop_s: float | None, seed: int) -> None:
+        self.crop_s, self.seed = crop_s, seed
+
+    def __getitem__(self, job: _Job) -> Batch | ThaitoolError:
+        cursor, epoch, utterances = job
+        try:
+            return collate(cursor, epoch, utterances, crop_s=self.crop_s, seed=self.seed)
+        except ThaitoolError as error:
+            return error
 
 
 def batches(
@@ -118,22 +194,82 @@ def batches(
     *,
     workers: int = 0,
     crop_s: float | None = None,
+    pin: bool = False,
 ) -> Iterator[Batch]:
-    """Batches number `cursors` of the plan, in that order, decoded ahead by `workers` processes."""
-    loader: DataLoader[Batch] = DataLoader(
-        _Planned(manifest, plan, crop_s),
+    """Batches number `cursors` of the plan, in that order, decoded ahead by `workers` processes.
+
+    `pin` puts them into page-locked memory and needs CUDA.
+
+    Raises:
+        InputError: a parquet file is damaged.
+        EnvironmentProblem: a worker was killed.
+    """
+    jobs = _Jobs(manifest, plan, cursors)
+    return in_processes(_Collating(crop_s, plan.seed), jobs, workers=workers, pin=pin)
+
+
+def in_processes(
+    work: Dataset[Done | ThaitoolError], jobs: Sampler[Job], *, workers: int, pin: bool = False
+) -> Iterator[Done]:
+    """`work[job]` for every job, in order, done ahead by `workers` processes; 0 does it here.
+
+    `work` returns a `ThaitoolError` rather than raising it: torch would raise it again with a worker's traceback for a
+    message.
+
+    Raises:
+        EnvironmentProblem: a worker was killed.
+    """
+    loader: DataLoader[Done | ThaitoolError] = DataLoader(
+        work,
         batch_size=None,
-        sampler=cursors,
+        sampler=jobs,
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_parent,
+        collate_fn=_unchanged,
+        worker_init_fn=_obey_the_parent_only,
+        pin_memory=pin,
     )
-    yield from loader
+    results = iter(loader)
+    try:
+        for result in _explained(results):
+            if isinstance(result, ThaitoolError):
+                raise result
+            yield result
+    finally:
+        if workers:
+            # Now, and not when the collector finds the time: it takes apart an iterator that an exception keeps alive
+            # in the wrong order, so that the workers do not hear of the end and the program waits for them at its own.
+            results._shutdown_workers()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _leave_signals_to_parent(_worker: int) -> None:
-    # Job managers signal the whole group; the parent must live to write its checkpoint, and then ends its workers.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def _explained(results: Iterator[Done]) -> Iterator[Done]:
+    try:
+        yield from results
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise EnvironmentProblem(
+            f"A process that decodes audio has died ({' '.join(str(error).split())}). Most often memory or shared"
+            " memory (/dev/shm) ran out: use fewer workers, or give the machine or container more; then run the same"
+            " command again."
+        ) from error
+
+
+def _unchanged(result: Done) -> Done:
+    return result
+
+
+def _obey_the_parent_only(_worker: int) -> None:
+    # Job managers signal the whole group; the parent must live to write its checkpoint, and then ends its workers, by
+    # SIGTERM if need be. So it matters who sent it, and that is known only to who waits for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_says, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_the_parent_says(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def listed(source: Iterator[Batch], ledger: Path) -> Iterator[Batch]:
@@ -145,12 +281,16 @@ def listed(source: Iterator[Batch], ledger: Path) -> Iterator[Batch]:
             yield batch
 
 
-def in_order(manifest: Manifest, *, batch_s: float) -> Iterator[Batch]:
-    """Every utterance once, longest first, in batches of at most `batch_s` padded seconds: for evaluation."""
-    order = np.argsort(-manifest.duration_s, kind="stable")
+def in_order(manifest: Manifest, *, batch_s: float, crop_s: float | None = None) -> Iterator[Batch]:
+    """Every utterance once, longest first, in batches of at most `batch_s` padded seconds: for evaluation.
+
+    `crop_s` takes a window of longer ones that is always the same.
+    """
+    duration_s = np.minimum(manifest.duration_s, np.inf if crop_s is None else crop_s)
+    order = np.argsort(-duration_s, kind="stable")
     start = 0
     while start < len(order):
-        size = max(1, int(batch_s // float(manifest.duration_s[order[start]])))
+        size = max(1, int(batch_s // float(duration_s[order[start]])))
         chosen = [manifest[int(i)] for i in order[start : start + size]]
-        yield collate(start, 0, chosen)
+        yield collate(start, 0, chosen, crop_s=crop_s)
         start += size

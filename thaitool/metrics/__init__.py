@@ -1,1 +1,1 @@
-"""Metrics: plain functions from references and predictions to `Score`. No files, no models."""
+"""Metrics: plain functions from references and predictions to `Score`. They read and write no reports."""

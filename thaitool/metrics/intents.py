@@ -17,11 +17,13 @@ from thaitool.errors import InputError
 from thaitool.metrics.intervals import (
     DRAWS,
     NO_WIDTH,
+    Cluster,
+    are_several,
     percentile_interval,
-    ratio_score,
     resampled_sums,
 )
 from thaitool.metrics.join import same_length
+from thaitool.metrics.sums import ItemSums, item_sums, scores_of
 from thaitool.metrics.transcripts import each_alone
 from thaitool.records import Score
 from thaitool.text.normalize import compact
@@ -34,7 +36,7 @@ class IntentOutcomes:
     names: tuple[str, ...]
     references: tuple[int, ...]
     predictions: tuple[int, ...]
-    clusters: tuple[str, ...]
+    clusters: tuple[Cluster, ...]
 
     @property
     def correct(self) -> tuple[bool, ...]:
@@ -46,7 +48,7 @@ def intent_outcomes(
     references: Sequence[str],
     predictions: Sequence[str],
     closed_set: Sequence[str],
-    clusters: Sequence[str] | None = None,
+    clusters: Sequence[Cluster] | None = None,
 ) -> IntentOutcomes:
     """Bring names and answers to `thai-v1` without spaces and number them.
 
@@ -81,7 +83,7 @@ def intent_accuracy(
     predictions: Sequence[str],
     closed_set: Sequence[str],
     *,
-    clusters: Sequence[str] | None = None,
+    clusters: Sequence[Cluster] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Score:
@@ -93,17 +95,24 @@ def intent_accuracy(
 
 def accuracy(outcomes: IntentOutcomes, *, draws: int = DRAWS, seed: int = 0) -> Score:
     """Share of answers that are the right name."""
-    ones = [1.0] * len(outcomes.references)
-    return ratio_score(
-        "ic_accuracy", outcomes.correct, ones, outcomes.clusters, draws=draws, seed=seed
-    )
+    return scores_of([accuracy_sums(outcomes)], outcomes.clusters, draws=draws, seed=seed)[0]
+
+
+def accuracy_sums(outcomes: IntentOutcomes) -> ItemSums:
+    """`ic_accuracy`, item by item."""
+    return item_sums("ic_accuracy", outcomes.correct, [1.0] * len(outcomes.references))
 
 
 def invalid_rate(outcomes: IntentOutcomes, *, draws: int = DRAWS, seed: int = 0) -> Score:
     """Share of answers that are no name of the set."""
+    return scores_of([invalid_sums(outcomes)], outcomes.clusters, draws=draws, seed=seed)[0]
+
+
+def invalid_sums(outcomes: IntentOutcomes) -> ItemSums:
+    """`ic_invalid_rate`, item by item."""
     outside = [number < 0 for number in outcomes.predictions]
     ones = [1.0] * len(outside)
-    return ratio_score("ic_invalid_rate", outside, ones, outcomes.clusters, draws=draws, seed=seed)
+    return item_sums("ic_invalid_rate", outside, ones, higher_is_better=False)
 
 
 def macro_f1(outcomes: IntentOutcomes, *, draws: int = DRAWS, seed: int = 0) -> Score:
@@ -116,7 +125,7 @@ def macro_f1(outcomes: IntentOutcomes, *, draws: int = DRAWS, seed: int = 0) -> 
     whole = _sum_of_f1(counts.sum(axis=0, keepdims=True), present)[0]
     note = f"{int(present.sum())} of {K} intents occur"
     low = high = None
-    if len(set(outcomes.clusters)) > 1:
+    if are_several(outcomes.clusters):
         sums = resampled_sums(counts, outcomes.clusters, draws, seed)
         interval = percentile_interval(_sum_of_f1(sums, present) / present.sum())
         low, high = interval or (None, None)

@@ -8,49 +8,136 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from thaitool.errors import InputError
 from thaitool.metrics.join import same_length
-from thaitool.records import Score
+
+#: What an item shares with items it is not independent of: its source item, or its speaker, or both
+#: as a tuple (source item, speaker), one entry per way of sharing.
+Cluster: TypeAlias = str | tuple[str, ...]
 
 DRAWS = 2000
 _PERCENTILES = (2.5, 97.5)
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
-_CELLS = 4_000_000  # cluster counts held at once: 32 MB, whatever the size of the test set
-_FEW_CLUSTERS = 20
+_CELLS = 1_000_000  # cluster counts held at once: 8 MB, whatever the size of the test set
+FEW_CLUSTERS = 20
 #: Note of a score whose interval is a point: the sample cannot show how sure it is.
 NO_WIDTH = "all draws alike: the interval has no width"
 
 
 def resampled_sums(
-    values: npt.ArrayLike, clusters: Sequence[str], draws: int, seed: int
+    values: npt.ArrayLike, clusters: Sequence[Cluster], draws: int, seed: int
 ) -> npt.NDArray[np.float64]:
     """Column sums [draws, K] of `values` [N, K] over test sets redrawn cluster by cluster.
 
     The N items fall into C clusters (variants of one source item, or one speaker); each draw takes
-    C clusters with replacement, whole, because items of a cluster are not independent.
+    C clusters with replacement, whole, because items of a cluster are not independent. Items in
+    two kinds of clusters at once count as often as both were drawn: the product of the two counts
+    (A. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007; conservative).
     """
     table = np.asarray(values, dtype=np.float64)
+    same_length(values=range(len(table)), clusters=clusters)
+    return resampled(list(table.T), cluster_kinds(clusters), draws, seed)
+
+
+def resampled(
+    columns: Sequence[npt.NDArray[np.floating]],
+    kinds: Sequence[npt.NDArray[np.int64]],
+    draws: int,
+    seed: int,
+) -> npt.NDArray[np.float64]:
+    """As `resampled_sums`, of columns [N] each and with the clusters as `cluster_kinds` gives them."""
     if draws < 1:
         raise InputError(f"The bootstrap needs at least 1 draw; draws is {draws}.")
-    same_length(values=range(len(table)), clusters=clusters)
-    names, index = np.unique(np.asarray(clusters, dtype=np.str_), return_inverse=True)
-    C = len(names)
-    per_cluster = np.zeros((C, table.shape[1]))
-    np.add.at(per_cluster, index, table)
+    sizes = [int(kind.max(initial=-1)) + 1 for kind in kinds]
+    N = len(kinds[0])
+    # Items that share all their clusters are drawn together: one row for each such cell.
+    keys = np.ravel_multi_index(tuple(kinds), tuple(sizes)) if N else kinds[0]
+    found, cell = np.unique(keys, return_inverse=True)
+    codes = np.unravel_index(found, tuple(sizes)) if N else (found,)
+    per_cell = np.empty((len(found), len(columns)))
+    for k, column in enumerate(columns):
+        per_cell[:, k] = np.bincount(cell, weights=column, minlength=len(found))
     generator = np.random.default_rng(seed)
-    sums = np.empty((draws, table.shape[1]))
-    step = max(1, _CELLS // max(C, 1))
+    sums = np.empty((draws, len(columns)))
+    step = max(1, _CELLS // max(len(found), *sizes, 1))
     for start in range(0, draws, step):
         rows = min(step, draws - start)
-        taken = generator.integers(0, C, size=(rows, C))
-        taken += np.arange(rows)[:, None] * C
-        counts = np.bincount(taken.ravel(), minlength=rows * C).reshape(rows, C)
-        sums[start : start + rows] = counts @ per_cluster
+        counts = _counts(generator, rows, sizes[0])
+        if len(kinds) > 1:
+            counts = counts[:, codes[0]]
+            for k, size in enumerate(sizes[1:], 1):
+                counts *= _counts(generator, rows, size)[:, codes[k]]
+        sums[start : start + rows] = counts @ per_cell
     return sums
+
+
+def _counts(generator: np.random.Generator, rows: int, C: int) -> npt.NDArray[np.int64]:
+    """[rows, C] how often each of C clusters is among C drawn with replacement."""
+    taken = generator.integers(0, C, size=(rows, C))
+    taken += np.arange(rows)[:, None] * C
+    return np.bincount(taken.ravel(), minlength=rows * C).reshape(rows, C)
+
+
+def cluster_kinds(clusters: Sequence[Cluster]) -> list[npt.NDArray[np.int64]]:
+    """The partitions that the bootstrap draws from, each as [N] numbers 0..C-1 by sorted name.
+
+    Of several kinds, those with a single cluster are dropped (unless all are), and those inside a
+    coarser one (each sentence read by one speaker) while the coarser has at least 20 clusters:
+    drawn alone, fewer would make the interval too narrow.
+
+    Raises:
+        InputError: some items have more kinds of clusters than others.
+    """
+    if not clusters:
+        return [np.zeros(0, dtype=np.int64)]
+    widths = {0 if isinstance(c, str) else len(c) for c in clusters}
+    if len(widths) > 1:
+        raise InputError(
+            "All items need the same kinds of clusters, either one name or tuples of one length; "
+            f"the lengths are {sorted(widths)} (0: a name)."
+        )
+    if widths == {0}:
+        return [_numbered(clusters, None)]
+    kinds = [_numbered(clusters, k) for k in range(*widths)]
+    varied = [kind for kind in kinds if kind.max() > 0] or kinds[:1]
+    kept: list[npt.NDArray[np.int64]] = []
+    for k, kind in enumerate(varied):
+        coarser = [
+            other
+            for j, other in enumerate(varied)
+            if j != k
+            and other.max() + 1 >= FEW_CLUSTERS
+            and _is_within(kind, other)
+            and (j < k or not _is_within(other, kind))  # of two that are the same, keep the first
+        ]
+        if not coarser:
+            kept.append(kind)
+    return kept
+
+
+def are_several(clusters: Sequence[Cluster]) -> bool:
+    """Whether there are at least two clusters."""
+    return any(cluster != clusters[0] for cluster in clusters)
+
+
+def _numbered(clusters: Sequence[Cluster], k: int | None) -> npt.NDArray[np.int64]:
+    """[N] numbers of the names, or of entry k of the tuples, in the order of the names."""
+    names = (c if k is None else c[k] for c in clusters)
+    # Of objects: a million ids as an array of fixed width, or as keys of a dict, cost 100 MB and more.
+    table = np.fromiter(names, dtype=object, count=len(clusters))
+    return np.asarray(np.unique(table, return_inverse=True)[1], dtype=np.int64)
+
+
+def _is_within(fine: npt.NDArray[np.int64], coarse: npt.NDArray[np.int64]) -> bool:
+    """Whether all items of a cluster of `fine` are in one cluster of `coarse`."""
+    one = np.empty(int(fine.max()) + 1, dtype=np.int64)
+    one[fine] = coarse  # the coarse cluster of some item of each fine one
+    return bool((one[fine] == coarse).all())
 
 
 def percentile_interval(rates: npt.NDArray[np.float64]) -> tuple[float, float] | None:
@@ -62,10 +149,16 @@ def percentile_interval(rates: npt.NDArray[np.float64]) -> tuple[float, float] |
     return float(low), float(high)
 
 
+def ratios(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[R] first column over second; not finite where a draw counted nothing."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums[:, 0] / sums[:, 1], dtype=np.float64)
+
+
 def bootstrap(
     numerators: Sequence[float],
     denominators: Sequence[float],
-    clusters: Sequence[str],
+    clusters: Sequence[Cluster],
     draws: int = DRAWS,
     seed: int = 0,
 ) -> tuple[float, float] | None:
@@ -77,12 +170,10 @@ def bootstrap(
         InputError: the three lists differ in length, or `draws` is below 1.
     """
     same_length(numerators=numerators, denominators=denominators, clusters=clusters)
-    if len(set(clusters)) < 2:
+    if not are_several(clusters):
         return None
     values = np.column_stack([np.asarray(numerators, float), np.asarray(denominators, float)])
-    sums = resampled_sums(values, clusters, draws, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return percentile_interval(sums[:, 0] / sums[:, 1])
+    return percentile_interval(ratios(resampled_sums(values, clusters, draws, seed)))
 
 
 def wilson(successes: float, trials: float) -> tuple[float, float] | None:
@@ -97,37 +188,6 @@ def wilson(successes: float, trials: float) -> tuple[float, float] | None:
     share, z2 = successes / trials, _Z * _Z
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def ratio_score(
-    name: str,
-    numerators: Sequence[float],
-    denominators: Sequence[float],
-    clusters: Sequence[str],
-    *,
-    draws: int,
-    seed: int,
-    note: str = "",
-    is_share: bool = True,
-) -> Score:
-    """A `Score` with its interval; the note says when the interval is weaker than it looks.
-
-    When a share is 0 or 1 in every cluster, all draws agree and the bootstrap has no width; the
-    interval is then Wilson's, with the clusters that counted as trials. `is_share` is False for
-    rates that are not shares of trials (CER may pass 1); those keep the empty width.
-    """
-    numerator, denominator = math.fsum(numerators), math.fsum(denominators)
-    notes = [note] if note else []
-    interval = bootstrap(numerators, denominators, clusters, draws, seed)
-    counting = {c for c, size in zip(clusters, denominators, strict=True) if size}
-    if denominator and is_share and numerator in {0.0, denominator}:
-        full = 1 if numerator else 0
-        interval = wilson(full * len(counting), len(counting))
-        notes.append(f"interval: Wilson over {len(counting)} clusters, all alike")
-    elif denominator and len(counting) < _FEW_CLUSTERS:
-        notes.append(f"only {len(counting)} clusters: the interval is too narrow")
-    if denominator and interval and interval[0] == interval[1]:
-        notes.append(NO_WIDTH)
-    low, high = interval if interval and denominator else (None, None)
-    return Score(name, numerator, denominator, low, high, "; ".join(notes))
+    low = max(0.0, centre - half) if successes else 0.0
+    high = min(1.0, centre + half) if successes < trials else 1.0
+    return low, high

@@ -1,4 +1,4 @@
-"""Signs of a model that does not listen: constant answers, loops, answers that never end.
+"""Signs of a model that does not listen, or of damaged text: constant answers, loops, no end.
 
 They need no references except for the length ratio, and they are no measure of quality: a
 classifier with eight intents has few distinct outputs by right. Read each beside the same number
@@ -7,18 +7,25 @@ for the references, which the note gives.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import re
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from thaitool.metrics.join import Pair
 from thaitool.records import Score
 from thaitool.text.normalize import compact
 
+# What text becomes that was read in the wrong encoding: the replacement character, control codes,
+# UTF-8 read as Latin-1 or Windows-1252, and TIS-620 read as Latin-1 (four accented letters in a row).
+_DAMAGED = re.compile("\ufffd|[\x80-\x9f]|\u00e0[\u00b8\u00b9]|[\u00a1-\u00fb]{4}")
 _NGRAM = 8  # characters: two to three Thai words, which sound text seldom repeats within a sentence
 
 
 def collapse_monitors(pairs: Sequence[Pair]) -> tuple[Score, ...]:
-    """Distinct share, most common answer's share, empty share, stop rate, length ratio, repetition.
+    """Distinct, most common, empty, stopped, length ratio, repetition, damage, each as a share.
 
     - `distinct_share`: different answers / answers. One fixed answer: 1/N.
     - `top_share`: share of the most common answer. One fixed answer: 1.
@@ -26,41 +33,61 @@ def collapse_monitors(pairs: Sequence[Pair]) -> tuple[Score, ...]:
     - `stop_rate`: answers that the model ended itself.
     - `length_ratio`: characters answered / characters expected.
     - `repeated_ngram_rate`: 8-character windows that repeat an earlier one of the same answer.
+    - `damaged_share`: answers that look read in the wrong encoding. References that do are not
+      what people said, and no score against them means anything.
     """
-    gold = [compact(pair.reference.text) for pair in pairs]
-    told = [compact(pair.prediction.text) for pair in pairs]
+    gold = _look(pair.reference.text for pair in pairs)
+    told = _look(pair.prediction.text for pair in pairs)
     N = len(pairs)
     stopped = sum(pair.prediction.stopped for pair in pairs)
-    repeated, windows = _repetition(told)
-    gold_repeated, gold_windows = _repetition(gold)
     return (
-        Score(
-            "distinct_share", len(set(told)), N, note=f"references {_percent(len(set(gold)), N)}"
-        ),
-        Score("top_share", _top(told), N, note=f"references {_percent(_top(gold), N)}"),
-        Score("empty_share", told.count(""), N, note=f"references {_percent(gold.count(''), N)}"),
+        _beside("distinct_share", told.distinct, gold.distinct, N),
+        _beside("top_share", told.top, gold.top, N),
+        _beside("empty_share", told.empty, gold.empty, N),
         Score("stop_rate", stopped, N),
-        Score("length_ratio", sum(map(len, told)), sum(map(len, gold))),
+        Score("length_ratio", told.characters, gold.characters),
         Score(
             "repeated_ngram_rate",
-            repeated,
-            windows,
-            note=f"references {_percent(gold_repeated, gold_windows)}",
+            told.repeated,
+            told.windows,
+            note=f"references {_percent(gold.repeated, gold.windows)}",
         ),
+        _beside("damaged_share", told.damaged, gold.damaged, N),
     )
 
 
-def _top(texts: Sequence[str]) -> int:
-    return max(Counter(texts).values(), default=0)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Counts over some texts, taken one by one: a million texts are not held."""
+
+    distinct: int
+    top: int
+    empty: int
+    characters: int
+    repeated: int
+    windows: int
+    damaged: int
 
 
-def _repetition(texts: Sequence[str]) -> tuple[int, int]:
-    repeated = total = 0
+def _look(texts: Iterable[str]) -> _Look:
+    digests = array("q")
+    empty = characters = repeated = windows = damaged = 0
     for text in texts:
-        windows = [text[i : i + _NGRAM] for i in range(len(text) - _NGRAM + 1)]
-        total += len(windows)
-        repeated += len(windows) - len(set(windows))
-    return repeated, total
+        form = compact(text)
+        digests.append(hash(form))
+        empty += not form
+        damaged += _DAMAGED.search(text) is not None
+        characters += len(form)
+        n = max(0, len(form) - _NGRAM + 1)
+        windows += n
+        repeated += n - len({form[i : i + _NGRAM] for i in range(n)})
+    times = np.unique(np.frombuffer(digests, dtype=np.int64), return_counts=True)[1]
+    top = int(times.max(initial=0))
+    return _Look(len(times), top, empty, characters, repeated, windows, damaged)
+
+
+def _beside(name: str, told: int, gold: int, N: int) -> Score:
+    return Score(name, told, N, note=f"references {_percent(gold, N)}")
 
 
 def _percent(part: int, whole: int) -> str:

@@ -6,22 +6,31 @@ show how much of a score the audio is responsible for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from thaitool.errors import InputError
-from thaitool.metrics.entities import count_entities, scores_of_counts
-from thaitool.metrics.intents import accuracy, chance, intent_outcomes, invalid_rate, macro_f1
-from thaitool.metrics.intervals import DRAWS
-from thaitool.metrics.join import Pair, join
+from thaitool.metrics.compare import Comparison, compare, holm
+from thaitool.metrics.entities import count_entities, entity_sums
+from thaitool.metrics.intents import accuracy_sums, chance, intent_outcomes, invalid_sums, macro_f1
+from thaitool.metrics.intervals import DRAWS, Cluster
+from thaitool.metrics.join import join
+from thaitool.metrics.keywords import keyword_sums
 from thaitool.metrics.monitors import collapse_monitors
-from thaitool.metrics.rephrase import chrf, sr_proxies
-from thaitool.metrics.transcripts import cer, cer_raw, cer_with_spaces, edits
+from thaitool.metrics.rephrase import proxy_sums
+from thaitool.metrics.sums import ItemSums, scores_of, select
+from thaitool.metrics.tones import tone_sums
+from thaitool.metrics.transcripts import edits, transcript_sums
+from thaitool.metrics.words import word_sums
 from thaitool.records import TASKS, Prediction, Reference, Score
-from thaitool.text.normalize import compact
 
-ClusterBy = Literal["source_id", "speaker"]
+T = TypeVar("T")
+Errors = npt.NDArray[np.float64]
+ClusterBy = Literal["source_id", "speaker", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,31 @@ class ItemScore:
     error: float
 
 
+class _View(Sequence[T]):
+    """N objects made when asked for: kept, they would be half of the memory of a million rows."""
+
+    def __init__(self, N: int, make: Callable[[int], T]) -> None:
+        self._rows, self._make = range(N), make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, row: int) -> T: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, row: int | slice) -> T | tuple[T, ...]:
+        if isinstance(row, slice):
+            return tuple(self._make(i) for i in self._rows[row])
+        return self._make(self._rows[row])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+
 @dataclass(frozen=True, slots=True)
 class TaskScores:
     """The scores of one task on one test set, headline first."""
@@ -47,7 +81,11 @@ class TaskScores:
     count: int
     scores: tuple[Score, ...]
     monitors: tuple[Score, ...] = ()
-    items: tuple[ItemScore, ...] = field(default=(), repr=False)
+    items: Sequence[ItemScore] = field(default=(), repr=False)
+    columns: tuple[ItemSums, ...] = field(default=(), repr=False, compare=False)
+    """The scores that are sums over items, headline first; row i is `items[i]`."""
+    clusters: Sequence[Cluster] = field(default=(), repr=False, compare=False)
+    """What the intervals resample, one per item."""
 
 
 def score_tasks(
@@ -56,15 +94,17 @@ def score_tasks(
     *,
     closed_set: Sequence[str] = (),
     spoken: Mapping[str, str] | None = None,
-    cluster_by: ClusterBy = "source_id",
+    keywords: Sequence[str] = (),
+    cluster_by: ClusterBy = "both",
     seed: int = 0,
     draws: int = DRAWS,
 ) -> tuple[TaskScores, ...]:
     """Scores of each task that has references, in the order of `records.TASKS`.
 
     `closed_set`: all intent names, needed when there are `ic` references. `spoken`: transcript by
-    utterance id, for the copy rate of `sr`. `cluster_by`: what the intervals resample; variants of
-    one source item are not independent, nor are utterances of one speaker.
+    utterance id, for the copy rate of `sr`. `keywords`: words whose hit rate `asr` reports.
+    `cluster_by`: what the intervals resample; variants of one source item are not independent, nor
+    are utterances of one speaker.
 
     Raises:
         InputError: ids do not match one to one (see `join`), a task is unknown, there is no
@@ -73,26 +113,105 @@ def score_tasks(
     """
     _check(references, closed_set, cluster_by)
     pairs = join(references, predictions)
+    by_task = {task: [p for p in pairs if p.reference.task == task] for task in TASKS}
+    del pairs  # a million rows: what is no longer needed goes as early as it can
     results: list[TaskScores] = []
     for task in TASKS:
-        chosen = [pair for pair in pairs if pair.reference.task == task]
+        chosen = by_task.pop(task)
         if not chosen:
             continue
-        groups = [_cluster(pair.reference, cluster_by) for pair in chosen]
+        refs = [pair.reference for pair in chosen]
+        gold, told = [ref.text for ref in refs], [pair.prediction.text for pair in chosen]
+        monitors = collapse_monitors(chosen)
+        del chosen
+        groups = _clusters(refs, cluster_by)
         if task == "asr":
-            scores, errors = _transcription(chosen, groups, draws, seed)
+            parts, errors = _transcription(gold, told, keywords)
         elif task == "ic":
-            scores, errors = _intents(chosen, groups, draws, seed, closed_set)
+            parts, errors = _intents(gold, told, groups, draws, seed, closed_set)
         elif task == "ner":
-            scores, errors = _entities(chosen, groups, draws, seed)
+            parts, errors = _entities(gold, told)
         else:
-            scores, errors = _rephrasing(chosen, groups, draws, seed, spoken or {})
-        items = tuple(
-            ItemScore(p.reference.id, task, p.reference.text, p.prediction.text, error)
-            for p, error in zip(chosen, errors, strict=True)
-        )
-        results.append(TaskScores(task, len(chosen), scores, collapse_monitors(chosen), items))
+            said = [(spoken or {}).get(ref.id) for ref in refs]
+            parts, errors = _rephrasing(gold, told, said)
+        columns = tuple(part for part in parts if isinstance(part, ItemSums))
+        summed = iter(scores_of(columns, groups, draws=draws, seed=seed))
+        scores = tuple(part if isinstance(part, Score) else next(summed) for part in parts)
+        items = _items(refs, told, errors)
+        results.append(TaskScores(task, len(refs), scores, monitors, items, columns, groups))
     return tuple(results)
+
+
+def slice_scores(
+    task: TaskScores,
+    rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Score, ...]:
+    """The scores of some of the items (numbers of rows, or a mask), with their own intervals.
+
+    Scores that are no sums over items (macro-F1, chance) are not among them.
+    """
+    chosen = np.arange(len(task.clusters))[rows]
+    columns = [select(column, chosen) for column in task.columns]
+    return scores_of(columns, [task.clusters[i] for i in chosen], draws=draws, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskComparison:
+    """System b against a on one task: every score that both have, the headline first.
+
+    The headlines of all tasks are corrected for their number (`p_holm`); the others are not, and
+    serve to explain a difference, not to find one.
+    """
+
+    task: str
+    comparisons: tuple[Comparison, ...]
+
+
+def compare_tasks(
+    a: Sequence[TaskScores], b: Sequence[TaskScores], *, draws: int = DRAWS, seed: int = 0
+) -> tuple[TaskComparison, ...]:
+    """Paired differences b minus a of all tasks that both systems were scored on.
+
+    Raises:
+        InputError: no task is in both, or the items of a task differ; the message counts them.
+    """
+    others = {task.task: task for task in b}
+    shared = [(task, others[task.task]) for task in a if task.task in others]
+    if not shared:
+        raise InputError(
+            f"The two systems share no task: {[t.task for t in a]} and {[t.task for t in b]}. "
+            "Compare reports on the same test set."
+        )
+    found = [_compare_task(one, two, draws, seed) for one, two in shared]
+    better = [task.columns[0].higher_is_better for task, _ in shared]
+    corrected = holm([comparisons[0] for comparisons in found], better)
+    return tuple(
+        TaskComparison(task.task, (headline, *rest[1:]))
+        for (task, _), headline, rest in zip(shared, corrected, found, strict=True)
+    )
+
+
+def _compare_task(a: TaskScores, b: TaskScores, draws: int, seed: int) -> list[Comparison]:
+    rows = {item.id: i for i, item in enumerate(b.items)}
+    ids = {item.id for item in a.items}
+    wrong = [item for item in a.items if (i := rows.get(item.id)) is not None
+             and b.items[i].reference != item.reference]  # fmt: skip
+    if ids != rows.keys() or wrong:
+        raise InputError(
+            f"Task {a.task} must have the same items in both reports, but {len(ids - rows.keys())} "
+            f"are only in a, {len(rows.keys() - ids)} only in b, and {len(wrong)} have another "
+            "reference. Score both systems on the same test set."
+        )
+    order = np.array([rows[item.id] for item in a.items])
+    theirs = {column.name: select(column, order) for column in b.columns}
+    return [
+        compare(column, theirs[column.name], a.clusters, draws=draws, seed=seed)
+        for column in a.columns
+        if column.name in theirs
+    ]
 
 
 def _check(
@@ -103,12 +222,15 @@ def _check(
     strange = sorted({ref.task for ref in references if ref.task not in TASKS})
     if strange:
         raise InputError(f"References have tasks {strange[:5]}; the tasks are {', '.join(TASKS)}.")
-    nameless = [ref.id for ref in references if not _cluster(ref, cluster_by)]
-    if nameless:
-        raise InputError(
-            f"{len(nameless)} references have no {cluster_by}, which the intervals resample: "
-            f"{', '.join(nameless[:5])}. Give each its source item, or its own id if it has none."
-        )
+    for kind in ("source_id", "speaker"):
+        if cluster_by not in {kind, "both"}:
+            continue
+        nameless = [ref.id for ref in references if not getattr(ref, kind)]
+        if nameless:
+            raise InputError(
+                f"{len(nameless)} references have no {kind}, which the intervals resample: "
+                f"{', '.join(nameless[:5])}. Give each one, or its own id if it has none."
+            )
     if not closed_set and any(ref.task == "ic" for ref in references):
         raise InputError(
             "Intent classification is scored within a closed set of intent names; none was given. "
@@ -116,61 +238,70 @@ def _check(
         )
 
 
-def _cluster(reference: Reference, cluster_by: ClusterBy) -> str:
-    return reference.speaker if cluster_by == "speaker" else reference.source_id
+def _clusters(references: Sequence[Reference], cluster_by: ClusterBy) -> Sequence[Cluster]:
+    """The cluster names of each reference."""
+
+    def name(row: int) -> Cluster:
+        reference = references[row]
+        if cluster_by == "both":
+            return reference.source_id, reference.speaker
+        return reference.speaker if cluster_by == "speaker" else reference.source_id
+
+    return _View(len(references), name)
 
 
-def _texts(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
-    return [p.reference.text for p in pairs], [p.prediction.text for p in pairs]
+def _items(
+    references: Sequence[Reference], answers: Sequence[str], errors: Errors
+) -> Sequence[ItemScore]:
+    """What was right, what was said and how wrong that is, of each reference."""
+
+    def item(row: int) -> ItemScore:
+        ref = references[row]
+        return ItemScore(ref.id, ref.task, ref.text, answers[row], float(errors[row]))
+
+    return _View(len(references), item)
 
 
 def _transcription(
-    pairs: Sequence[Pair], groups: Sequence[str], draws: int, seed: int
-) -> tuple[tuple[Score, ...], list[float]]:
-    gold, told = _texts(pairs)
-    scores = tuple(
-        rate(gold, told, clusters=groups, draws=draws, seed=seed)
-        for rate in (cer, cer_with_spaces, cer_raw)
-    )
-    errors = [edits(g, t) / max(1, len(compact(g))) for g, t in zip(gold, told, strict=True)]
-    return scores, errors
+    gold: Sequence[str], told: Sequence[str], keywords: Sequence[str]
+) -> tuple[list[ItemSums | Score], Errors]:
+    columns = [*transcript_sums(gold, told), tone_sums(gold, told), *word_sums(gold, told)]
+    if keywords:
+        columns += keyword_sums(gold, told, keywords)
+    cer = columns[0]
+    # An empty reference is in no rate; the length of what was said over it is still its error.
+    errors = cer.numerators.astype(np.float64) / np.maximum(cer.denominators, 1)
+    for row in np.flatnonzero(cer.denominators == 0).tolist():
+        errors[row] = edits(gold[row], told[row])
+    return list(columns), errors
 
 
 def _intents(
-    pairs: Sequence[Pair],
-    groups: Sequence[str],
+    gold: Sequence[str],
+    told: Sequence[str],
+    groups: Sequence[Cluster],
     draws: int,
     seed: int,
     closed_set: Sequence[str],
-) -> tuple[tuple[Score, ...], list[float]]:
-    outcomes = intent_outcomes(*_texts(pairs), closed_set, groups)
-    scores = (
-        accuracy(outcomes, draws=draws, seed=seed),
+) -> tuple[list[ItemSums | Score], Errors]:
+    outcomes = intent_outcomes(gold, told, closed_set, groups)
+    parts: list[ItemSums | Score] = [
+        accuracy_sums(outcomes),
         macro_f1(outcomes, draws=draws, seed=seed),
-        invalid_rate(outcomes, draws=draws, seed=seed),
+        invalid_sums(outcomes),
         *chance(outcomes),
-    )
-    return scores, [float(not right) for right in outcomes.correct]
-
-
-def _entities(
-    pairs: Sequence[Pair], groups: Sequence[str], draws: int, seed: int
-) -> tuple[tuple[Score, ...], list[float]]:
-    gold, told = _texts(pairs)
-    counts = [count_entities(g, t) for g, t in zip(gold, told, strict=True)]
-    return scores_of_counts(counts, groups, draws=draws, seed=seed), [
-        float(count.errors + count.invalid) for count in counts
     ]
+    return parts, np.array([not right for right in outcomes.correct], dtype=np.float64)
+
+
+def _entities(gold: Sequence[str], told: Sequence[str]) -> tuple[list[ItemSums | Score], Errors]:
+    counts = [count_entities(g, t) for g, t in zip(gold, told, strict=True)]
+    wrong = [count.errors + count.invalid for count in counts]
+    return list(entity_sums(counts)), np.array(wrong, dtype=np.float64)
 
 
 def _rephrasing(
-    pairs: Sequence[Pair],
-    groups: Sequence[str],
-    draws: int,
-    seed: int,
-    spoken: Mapping[str, str],
-) -> tuple[tuple[Score, ...], list[float]]:
-    gold, told = _texts(pairs)
-    said = [spoken.get(pair.reference.id) for pair in pairs]
-    scores = sr_proxies(gold, told, spoken=said, clusters=groups, draws=draws, seed=seed)
-    return scores, [1 - chrf(g, t) for g, t in zip(gold, told, strict=True)]
+    gold: Sequence[str], told: Sequence[str], said: Sequence[str | None]
+) -> tuple[list[ItemSums | Score], Errors]:
+    columns = proxy_sums(gold, told, spoken=said)
+    return list(columns), 1 - columns[0].numerators.astype(np.float64)  # 1 - chrF

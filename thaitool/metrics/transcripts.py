@@ -1,6 +1,7 @@
 """Character error rates of whole test sets: edits over reference characters, by code point.
 
-It does not segment words: a Thai word error rate depends on a segmenter and jumps with it.
+It does not segment words: a Thai word error rate depends on a segmenter and jumps with it
+(`thaitool.metrics.words`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from collections.abc import Callable, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from thaitool.metrics.intervals import DRAWS, ratio_score
+from thaitool.metrics.intervals import DRAWS, Cluster
 from thaitool.metrics.join import same_length
+from thaitool.metrics.sums import ItemSums, item_sums, scores_of
 from thaitool.records import Score
 from thaitool.text.normalize import compact, normalize
+from thaitool.text.spoken import spoken_form
 
 
 def edits(reference: str, prediction: str) -> int:
@@ -25,7 +28,7 @@ def cer(
     references: Sequence[str],
     predictions: Sequence[str],
     *,
-    clusters: Sequence[str] | None = None,
+    clusters: Sequence[Cluster] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     name: str = "cer",
@@ -38,70 +41,98 @@ def cer(
     Raises:
         InputError: the lists differ in length.
     """
-    return _rate(name, compact, references, predictions, clusters=clusters, draws=draws, seed=seed)
+    column = edit_sums(name, compact, references, predictions)
+    return scores_of([column], _groups(clusters, column), draws=draws, seed=seed)[0]
 
 
 def cer_with_spaces(
     references: Sequence[str],
     predictions: Sequence[str],
     *,
-    clusters: Sequence[str] | None = None,
+    clusters: Sequence[Cluster] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Score:
     """As `cer`, but a space is a character: phrase breaks count."""
-    return _rate(
-        "cer_with_spaces",
-        normalize,
-        references,
-        predictions,
-        clusters=clusters,
-        draws=draws,
-        seed=seed,
-    )
+    column = edit_sums("cer_with_spaces", normalize, references, predictions)
+    return scores_of([column], _groups(clusters, column), draws=draws, seed=seed)[0]
 
 
 def cer_raw(
     references: Sequence[str],
     predictions: Sequence[str],
     *,
-    clusters: Sequence[str] | None = None,
+    clusters: Sequence[Cluster] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Score:
     """As `cer`, but on the code points as they came, to show what normalisation was worth."""
-    return _rate("cer_raw", str, references, predictions, clusters=clusters, draws=draws, seed=seed)
+    column = edit_sums("cer_raw", str, references, predictions)
+    return scores_of([column], _groups(clusters, column), draws=draws, seed=seed)[0]
 
 
-def _rate(
-    name: str,
-    form: Callable[[str], str],
+def cer_spoken(
     references: Sequence[str],
     predictions: Sequence[str],
     *,
-    clusters: Sequence[str] | None,
-    draws: int,
-    seed: int,
+    clusters: Sequence[Cluster] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Score:
-    groups = each_alone(len(references)) if clusters is None else clusters
-    same_length(references=references, predictions=predictions, clusters=groups)
+    """As `cer`, on both texts as read aloud: 3 and สาม, ๆ and the repeated word are the same.
+
+    What is read aloud is `thaitool.text.spoken`'s reading; it can be wrong, on both sides alike.
+    """
+    column = edit_sums("cer_spoken", spoken, references, predictions)
+    return scores_of([column], _groups(clusters, column), draws=draws, seed=seed)[0]
+
+
+def spoken(text: str) -> str:
+    """`thai-v1` without spaces of the text as it is read aloud."""
+    return compact(spoken_form(text))
+
+
+def transcript_sums(references: Sequence[str], predictions: Sequence[str]) -> tuple[ItemSums, ...]:
+    """`cer`, `cer_with_spaces`, `cer_raw` and `cer_spoken`, item by item."""
+    forms: tuple[tuple[str, Callable[[str], str]], ...] = (
+        ("cer", compact),
+        ("cer_with_spaces", normalize),
+        ("cer_raw", str),
+        ("cer_spoken", spoken),
+    )
+    return tuple(edit_sums(name, form, references, predictions) for name, form in forms)
+
+
+def edit_sums(
+    name: str,
+    form: Callable[[str], Sequence[str]],
+    references: Sequence[str],
+    predictions: Sequence[str],
+) -> ItemSums:
+    """Edits and reference sizes in the units that `form` gives, item by item.
+
+    Raises:
+        InputError: the lists differ in length.
+    """
+    same_length(references=references, predictions=predictions)
     errors: list[float] = []
     sizes: list[float] = []
-    kept: list[str] = []
-    empty = spoken_over = 0
-    for reference, prediction, cluster in zip(references, predictions, groups, strict=True):
+    empty = said_over = 0
+    for reference, prediction in zip(references, predictions, strict=True):
         wanted, given = form(reference), form(prediction)
         if not wanted:
             empty += 1
-            spoken_over += bool(given)
-            continue
-        errors.append(Levenshtein.distance(wanted, given))
+            said_over += bool(given)
+        errors.append(Levenshtein.distance(wanted, given) if wanted else 0)
         sizes.append(len(wanted))
-        kept.append(cluster)
-    note = f"{empty} empty references left out ({spoken_over} got text)" if empty else ""
-    return ratio_score(name, errors, sizes, kept, draws=draws, seed=seed, note=note, is_share=False)
+    note = f"{empty} empty references left out ({said_over} got text)" if empty else ""
+    return item_sums(name, errors, sizes, note=note, is_share=False, higher_is_better=False)
 
 
 def each_alone(count: int) -> list[str]:
     """Cluster names that make every item independent of the others."""
     return [str(number) for number in range(count)]
+
+
+def _groups(clusters: Sequence[Cluster] | None, column: ItemSums) -> Sequence[Cluster]:
+    return each_alone(len(column)) if clusters is None else clusters

@@ -108,6 +108,11 @@ def read_model_type(path: Path) -> str:
     Raises:
         InputError: it is no transformers model directory.
     """
+    if path.is_file():
+        raise InputError(
+            f"{path} must be a model directory, but is a file. If it is a fairseq checkpoint, run"
+            f" `thaitool convert fairseq {path} --out DIR` and name DIR."
+        )
     file = path / "config.json"
     if not file.is_file():
         raise InputError(
@@ -132,6 +137,15 @@ def _require_wav2vec2(path: Path) -> None:
         raise InputError(
             f"{path} must hold weights (safetensors or pytorch_model.bin), but has none."
         )
+    preprocessor = path / "preprocessor_config.json"
+    if (
+        preprocessor.is_file()
+        and json.loads(preprocessor.read_text("utf-8")).get("do_normalize") is False
+    ):
+        raise InputError(
+            f"{path} was trained on audio that is not normalised (do_normalize: false), but thaitool feeds zero mean"
+            " and unit variance, as XLS-R expects. Choose another encoder."
+        )
 
 
 @contextmanager
@@ -152,12 +166,26 @@ def load_pretraining(path: Path) -> Wav2Vec2ForPreTraining:
         InputError: not a wav2vec 2.0 directory, or a weight is missing, which would otherwise start at random.
     """
     _require_wav2vec2(path)
+    config = Wav2Vec2Config.from_pretrained(path)
+    if config.mask_time_prob == 0:
+        # transformers would leave out the embedding of masked frames; the share itself is not used here.
+        config.mask_time_prob = Wav2Vec2Config().mask_time_prob
     with damage_is_explained(path):
-        model, report = Wav2Vec2ForPreTraining.from_pretrained(path, output_loading_info=True)
-    if report["missing_keys"]:
+        model, report = Wav2Vec2ForPreTraining.from_pretrained(
+            path, config=config, output_loading_info=True
+        )
+    missing = sorted(report["missing_keys"])
+    in_encoder = [name for name in missing if name.startswith("wav2vec2.")]
+    if in_encoder:
         raise InputError(
-            f"{path} must hold full pretraining weights (encoder, quantizer, heads), but lacks"
-            f" {len(report['missing_keys'])}, e.g. {min(report['missing_keys'])}."
+            f"{path} must hold full pretraining weights (encoder, quantizer, heads), but lacks {len(in_encoder)} of"
+            f" the encoder, e.g. {in_encoder[0]}; is its config.json that of another model?"
+        )
+    if missing:
+        raise InputError(
+            f"{path} must hold full pretraining weights: the encoder is complete, but it lacks {len(missing)} of the"
+            f" heads, e.g. {missing[0]}. Fine-tuned checkpoints have none, and new ones would start at chance and"
+            " undo the encoder; take the checkpoint from before fine-tuning."
         )
     # False, as `load_encoder` leaves it, would make transformers ignore the masks of pretraining.
     model.config.apply_spec_augment = True

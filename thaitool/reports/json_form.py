@@ -5,26 +5,38 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from thaitool.errors import InputError
 from thaitool.metrics.tasks import TaskScores
 from thaitool.records import Score
-from thaitool.reports.report import Example, Report, Scalar, Table
+from thaitool.reports.report import (
+    Confusion,
+    Example,
+    Report,
+    Scalar,
+    Slice,
+    Source,
+    Table,
+)
 
-FORMAT = "thaitool-report-1"
+FORMAT = "thaitool-report-2"
 
 
 def to_json(report: Report) -> str:
     """The text of report.json.
 
-    Keys: format ("thaitool-report-1"), title, stage, created, normalizer, normalizer_sha256, seed,
+    Keys: format ("thaitool-report-2"), title, stage, created, normalizer, normalizer_sha256, seed,
     versions {name: version}, settings and accounting {name: scalar or {name: scalar}},
     notes [text], tasks and shuffled [{task, count, scores, monitors}], where a score is {name,
     value, low, high, numerator, denominator, note} (value null when denominator is 0; low and high
-    null without an interval), examples [{id, task, reference, hypothesis, error}],
+    null without an interval), slices [{field, value, tasks}], sources [{name, failed, tasks}],
+    confusion {names, counts} or null (counts[gold][answered], the last column outside the set),
+    intents [name], failures [{id, task, reason}], examples [{id, task, reference, hypothesis, error, kind}],
     curves {name: [[update, value or null]]}. Numbers that are not finite are null.
+    The same as a JSON Schema: report.schema.json beside this file.
     """
     value = {
         "format": FORMAT,
@@ -40,6 +52,19 @@ def to_json(report: Report) -> str:
         "notes": list(report.notes),
         "tasks": [_task_value(task) for task in report.tasks],
         "shuffled": [_task_value(task) for task in report.shuffled],
+        "slices": [
+            {"field": s.field, "value": s.value, "tasks": [_task_value(task) for task in s.tasks]}
+            for s in report.slices
+        ],
+        "sources": [
+            {"name": s.name, "failed": s.failed, "tasks": [_task_value(task) for task in s.tasks]}
+            for s in report.sources
+        ],
+        "confusion": None if report.confusion is None else asdict(report.confusion),
+        "intents": list(report.intents),
+        "failures": [
+            {"id": item, "task": task, "reason": reason} for item, task, reason in report.failures
+        ],
         "examples": [
             {
                 "id": example.id,
@@ -47,6 +72,7 @@ def to_json(report: Report) -> str:
                 "reference": example.reference,
                 "hypothesis": example.hypothesis,
                 "error": _finite(example.error),
+                "kind": example.kind,
             }
             for example in report.examples
         ],
@@ -120,7 +146,7 @@ def _from_value(value: Mapping[str, Any]) -> Report:
         title=value["title"],
         stage=value["stage"],
         created=value["created"],
-        tasks=tuple(_task_from(task) for task in value["tasks"]),
+        tasks=_tasks_from(value),
         shuffled=tuple(_task_from(task) for task in value["shuffled"]),
         normalizer=value["normalizer"],
         normalizer_sha256=value["normalizer_sha256"],
@@ -135,6 +161,7 @@ def _from_value(value: Mapping[str, Any]) -> Report:
                 e["reference"],
                 e["hypothesis"],
                 math.nan if e["error"] is None else e["error"],
+                kind=e["kind"],
             )
             for e in value["examples"]
         ),
@@ -143,7 +170,22 @@ def _from_value(value: Mapping[str, Any]) -> Report:
             for name, points in value["curves"].items()
         },
         notes=tuple(value["notes"]),
+        slices=tuple(Slice(s["field"], s["value"], _tasks_from(s)) for s in value["slices"]),
+        sources=tuple(Source(s["name"], _tasks_from(s), s["failed"]) for s in value["sources"]),
+        confusion=_confusion_from(value["confusion"]),
+        intents=tuple(value["intents"]),
+        failures=tuple((f["id"], f["task"], f["reason"]) for f in value["failures"]),
     )
+
+
+def _tasks_from(value: Mapping[str, Any]) -> tuple[TaskScores, ...]:
+    return tuple(_task_from(task) for task in value["tasks"])
+
+
+def _confusion_from(value: Mapping[str, Any] | None) -> Confusion | None:
+    if value is None:
+        return None
+    return Confusion(tuple(value["names"]), tuple(tuple(row) for row in value["counts"]))
 
 
 def _task_from(value: Mapping[str, Any]) -> TaskScores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from thaitool.reports.report import (
     Report,
@@ -13,8 +13,9 @@ from thaitool.reports.report import (
     flat,
     interval,
     monitor_rows,
-    percent,
+    rate,
     score_rows,
+    slice_rows,
 )
 
 # What CommonMark reads inside a line or a table cell; an underscore within a word is no markup.
@@ -22,11 +23,13 @@ _SPECIAL = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
 
 
 def to_markdown(report: Report) -> str:
-    """The text of report.md: scores beside shuffled audio, monitors, accounting, worst items."""
-    parts = [f"# {escape(report.title)}", _table(("", ""), _facts(report))]
+    """The text of report.md: scores beside shuffled audio, slices, monitors, accounting, failures, examples."""
+    parts = [f"# {escape(report.title)}", markdown_table(("", ""), _facts(report))]
     parts += [f"> {escape(note)}" for note in report.notes]
     if report.tasks:
-        parts += ["## Scores", _scores(score_rows(report))]
+        parts += ["## Scores", _scores(score_rows(report), with_system=bool(report.sources))]
+    parts += _slices(report)
+    if report.tasks:
         parts += ["## Monitors", _scores(monitor_rows(report))]
     for heading, rows in (
         ("Accounting", flat(report.accounting)),
@@ -34,13 +37,8 @@ def to_markdown(report: Report) -> str:
         ("Versions", list(report.versions.items())),
     ):
         if rows:
-            parts += [f"## {heading}", _table(("", ""), ((k, str(v)) for k, v in rows))]
-    if report.examples:
-        rows_of_examples = (
-            (e.task, e.id, f"{e.error:.3g}", e.reference, e.hypothesis) for e in report.examples
-        )
-        header = ("task", "id", "error", "reference", "hypothesis")
-        parts += ["## Worst items", _table(header, rows_of_examples)]
+            parts += [f"## {heading}", markdown_table(("", ""), ((k, str(v)) for k, v in rows))]
+    parts += _items(report)
     return "\n\n".join(parts) + "\n"
 
 
@@ -48,6 +46,38 @@ def escape(text: str) -> str:
     """Text that Markdown shows as it is: on one line, no markup, no HTML."""
     one_line = " ".join(text.split())
     return _SPECIAL.sub(r"\\\1", html.escape(one_line, quote=False))
+
+
+def _slices(report: Report) -> list[str]:
+    parts = []
+    for (field, task), values in slice_rows(report).items():
+        heads = [(value, scores.count, scores.scores[0]) for value, scores in values]
+        rows = [
+            (value, str(count), rate(score), interval(score), counts(score), score.note)
+            for value, count, score in heads
+        ]
+        header = (field, "items", "value", "95 %", "counts", "note")
+        parts += [f"## {escape(task)}: {heads[0][2].name} by {escape(field)}"]
+        parts += [markdown_table(header, rows)]
+    return parts
+
+
+def _items(report: Report) -> list[str]:
+    parts = []
+    if report.failures:
+        rows = [(task, item, reason) for item, task, reason in report.failures]
+        table = markdown_table(("task", "id", "reason"), rows)
+        parts += ["## Items without an answer", table]
+    for kind, heading in (("worst", "## Worst items"), ("random", "## Items by chance")):
+        chosen = [
+            (e.task, e.id, f"{e.error:.3g}", e.reference, e.hypothesis)
+            for e in report.examples
+            if e.kind == kind
+        ]
+        if chosen:
+            header = ("task", "id", "error", "reference", "hypothesis")
+            parts += [heading, markdown_table(header, chosen)]
+    return parts
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
@@ -59,25 +89,30 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return facts
 
 
-def _scores(rows: Iterable[Row]) -> str:
-    header = ("task", "score", "value", "95 %", "counts", "shuffled audio", "95 %", "note")
-    cells = (
-        (
+def _scores(rows: Iterable[Row], *, with_system: bool = False) -> str:
+    header = ["task", "score", "value", "95 %", "counts", "shuffled audio", "95 %", "note"]
+    if with_system:
+        header.insert(2, "system")
+    lines = []
+    for row in rows:
+        cells = [
             row.task,
             row.score.name,
-            percent(row.score.value),
+            rate(row.score),
             interval(row.score),
             counts(row.score),
-            percent(row.shuffled.value) if row.shuffled else "",
+            rate(row.shuffled) if row.shuffled else "",
             interval(row.shuffled),
             row.score.note,
-        )
-        for row in rows
-    )
-    return _table(header, cells)
+        ]
+        if with_system:
+            cells.insert(2, row.system or "this")
+        lines.append(cells)
+    return markdown_table(header, lines)
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of escaped texts."""
+    lines = [" | ".join(escape(cell) for cell in header), " | ".join("---" for _ in header)]
     lines += [" | ".join(escape(cell) for cell in row) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)

@@ -1,83 +1,92 @@
-"""Plots as SVG text, by matplotlib without a display. No words from data: captions are HTML's job.
+"""What a page draws: curves as SVG by matplotlib, scores with intervals as positions on a scale for HTML to place.
 
-Thai needs shaping that matplotlib does not do, so plots hold numbers and our own score names only.
+Scores are no picture, because matplotlib does not shape Thai and a picture's text shrinks with a phone's screen: the
+browser writes the names. Curves hold numbers only.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from thaitool.records import Score
-from thaitool.reports.report import Row
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
-_INK, _PALE = "#1f5fa8", "#c0562b"
+    from thaitool.records import Score
+
+_INK = "#1f5fa8"
+#: Ends of a scale, in percent.
+_ENDS = (1, 2, 5, 10, 20, 50, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10000)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A value with its interval on a scale, in percent of its width. `left` is None without an interval."""
+
+    at: float
+    left: float | None
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From `low` to `high`, both in percent."""
+
+    low: float
+    high: float
+
+    def place(self, value: float, low: float | None, high: float | None) -> Mark:
+        """Where a rate (not in percent) and its interval lie; what lies outside is drawn at the edge."""
+        at = self._at(value)
+        if low is None or high is None:
+            return Mark(at, None, 0.0)
+        left = self._at(low)
+        return Mark(at, left, round(self._at(high) - left, 2))
+
+    def _at(self, value: float) -> float:
+        share = (100 * value - self.low) / (self.high - self.low)
+        return round(100 * min(1.0, max(0.0, share)), 2)
+
+
+def scale_of(scores: Iterable[Score | None]) -> Scale:
+    """From 0 to a round number above every value and interval."""
+    return Scale(0, _above(reach for s in scores for reach in _reaches(s)))
+
+
+def scale_around_zero(numbers: Iterable[float | None]) -> Scale:
+    """As wide below 0 as above."""
+    end = _above(abs(number) for number in numbers if number is not None)
+    return Scale(-end, end)
 
 
 def curve_svg(points: Sequence[tuple[int, float]]) -> str:
     """Value by update. Values that are not finite break the line."""
-    figure, axes = _figure(3.0)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # Not wider than a phone shows at full size: a browser that shrinks a picture shrinks its text.
+    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+    axes: Any = figure.subplots()
+    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
     updates = [update for update, _ in points]
     values = [value for _, value in points]
     marker = "o" if len(points) < 40 else None
     axes.plot(updates, values, color=_INK, linewidth=1.3, marker=marker, markersize=3)
     axes.set_xlabel("update")
-    return _svg(figure)
-
-
-def scores_svg(rows: Sequence[Row]) -> str:
-    """Scores in percent with their 95 % intervals; hollow squares are shuffled audio.
-
-    Rows without a value are left out.
-    """
-    shown = [row for row in rows if row.score.value is not None]
-    figure, axes = _figure(0.8 + 0.32 * len(shown))
-    for y, row in enumerate(reversed(shown)):
-        _point(axes, y + 0.12, row.score, hollow=False)
-        if row.shuffled is not None:
-            _point(axes, y - 0.18, row.shuffled, hollow=True)
-    axes.set_yticks(range(len(shown)))
-    names = [f"{row.task}: {row.score.name}" for row in reversed(shown)]
-    axes.set_yticklabels(names, parse_math=False, fontsize=8)
-    axes.set_ylim(-0.7, len(shown) - 0.3)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("%")
-    return _svg(figure)
-
-
-def _point(axes: Any, y: float, score: Score, *, hollow: bool) -> None:
-    if score.value is None:
-        return
-    colour, marker, fill = (_PALE, "s", "none") if hollow else (_INK, "o", "full")
-    if score.low is not None and score.high is not None:
-        axes.plot([100 * score.low, 100 * score.high], [y, y], color=colour, linewidth=1.6)
-    axes.plot(
-        [100 * score.value],
-        [y],
-        color=colour,
-        marker=marker,
-        fillstyle=fill,
-        markersize=5,
-        clip_on=False,
-    )
-
-
-def _figure(height_inches: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, height_inches), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    import matplotlib as mpl
-
     # Text stays text (browser fonts); fixed salt and no date give the same bytes every time.
     target = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "thaitool"}):
         figure.savefig(target, format="svg", metadata={"Date": None})
     return target.getvalue()
+
+
+def _reaches(score: Score | None) -> list[float]:
+    found = [] if score is None else [score.value, score.high]
+    return [number for number in found if number is not None]
+
+
+def _above(numbers: Iterable[float]) -> float:
+    top = 100 * max(numbers, default=0.0)
+    return next((end for end in _ENDS if end >= top - 1e-9), float(_ENDS[-1]))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from thaitool.metrics.tasks import TaskScores
-from thaitool.records import Score
+from thaitool.metrics.tasks import ItemScore, TaskScores
+from thaitool.records import Reference, Score
 
 Scalar = str | int | float | bool | None
 #: A flat table, or a table of tables one level deep (planned and done, per stage, ...).
 Table = Mapping[str, "Scalar | Mapping[str, Scalar]"]
+
+#: Scores that are marks from 1 to 5, not rates.
+MARKS = frozenset({"sr_score"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,33 @@ class Example:
     audio: bytes = field(default=b"", repr=False)
     """A whole sound file for a player in the HTML; not part of report.json."""
     audio_type: str = "audio/flac"
+    kind: Literal["worst", "random"] = "worst"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The scores of those items whose `field` has one value."""
+
+    field: str
+    value: str
+    tasks: tuple[TaskScores, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Other answers to the same items (a teacher, another system, a vote) and their scores."""
+
+    name: str
+    tasks: tuple[TaskScores, ...]
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """How often each intent (row) was taken for each (column); the last column counts answers outside the set."""
+
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -34,7 +66,11 @@ class Report:
 
     `shuffled` are scores of the same model on the same items with the audio of other items: where
     they are as good as `tasks`, the audio was not used. `curves` are (update, value) by name; a
-    value that is not finite breaks the line and is null in JSON.
+    value that is not finite breaks the line and is null in JSON. `sources` were scored on the same
+    references, so that they show what the labels and the task allow. `intents` are all names of the
+    closed set. `failures` are (id, task, reason) of items without an answer; no score counts them.
+    `references` are those behind `tasks`, and `spoken` the transcripts of what was to be rephrased, by
+    id: for per_item.jsonl.
     """
 
     title: str
@@ -51,6 +87,13 @@ class Report:
     examples: tuple[Example, ...] = ()
     curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    sources: tuple[Source, ...] = ()
+    confusion: Confusion | None = None
+    intents: tuple[str, ...] = ()
+    failures: tuple[tuple[str, str, str], ...] = ()
+    references: Sequence[Reference] = field(default=(), repr=False)
+    spoken: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def worst_examples(
@@ -66,11 +109,25 @@ def worst_examples(
     for task in tasks:
         wrong = [item for item in task.items if item.error > 0]
         wrong.sort(key=lambda item: -item.error)
-        found += [
-            Example(i.id, i.task, i.reference, i.hypothesis, i.error, sounds.get(i.id, b""))
-            for i in wrong[:per_task]
-        ]
+        found += [_example(item, sounds) for item in wrong[:per_task]]
     return tuple(found)
+
+
+def random_examples(
+    tasks: Iterable[TaskScores], per_task: int, seed: int, audio: Mapping[str, bytes] | None = None
+) -> tuple[Example, ...]:
+    """`per_task` items of each task by chance, right or wrong: what the usual answer looks like."""
+    found: list[Example] = []
+    for task in tasks:
+        chosen = random.Random(seed).sample(range(len(task.items)), min(per_task, len(task.items)))  # noqa: S311
+        found += [_example(task.items[k], audio or {}) for k in sorted(chosen)]
+    return tuple(replace(example, kind="random") for example in found)
+
+
+def _example(item: ItemScore, audio: Mapping[str, bytes]) -> Example:
+    return Example(
+        item.id, item.task, item.reference, item.hypothesis, item.error, audio.get(item.id, b"")
+    )
 
 
 def flat(table: Table) -> list[tuple[str, Scalar]]:
@@ -89,16 +146,25 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
+def rate(score: Score | None) -> str:
+    """The value of a score as people read it: marks out of five as such, everything else in percent."""
+    if score is not None and score.name in MARKS and score.value is not None:
+        return f"{score.value:.2f}"
+    return percent(None if score is None else score.value)
+
+
 def interval(score: Score | None) -> str:
     """The 95 % interval of a score; empty without one."""
     if score is None or score.low is None or score.high is None:
         return ""
-    return f"{100 * score.low:.2f} to {100 * score.high:.2f}"
+    factor = 1 if score.name in MARKS else 100
+    return f"{factor * score.low:.2f} to {factor * score.high:.2f}"
 
 
 def counts(score: Score) -> str:
-    """Numerator / denominator, without decimals where they are whole."""
-    return f"{score.numerator:.10g} / {score.denominator:.10g}"
+    """Numerator / denominator, whole or with two decimals; report.json has them in full."""
+    numerator, denominator = round(score.numerator, 2), round(score.denominator, 2)
+    return f"{numerator:.15g} / {denominator:.15g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +175,24 @@ class Row:
     count: int
     score: Score
     shuffled: Score | None
+    system: str = ""
+    """Name of the source; empty for the system that the report is about."""
 
 
 def score_rows(report: Report) -> list[Row]:
-    """Scores of all tasks beside those on shuffled audio, matched by task and name."""
-    return _rows(report, "scores")
+    """Scores of all tasks beside those on shuffled audio, matched by task and name; the same score of every source
+    follows."""
+    rows: list[Row] = []
+    for row in _rows(report, "scores"):
+        rows.append(row)
+        rows += [
+            Row(task.task, task.count, score, None, source.name)
+            for source in report.sources
+            for task in source.tasks
+            for score in task.scores
+            if (task.task, score.name) == (row.task, row.score.name)
+        ]
+    return rows
 
 
 def monitor_rows(report: Report) -> list[Row]:
@@ -133,3 +212,12 @@ def _rows(report: Report, which: str) -> list[Row]:
         for task in report.tasks
         for score in scores_of(task)
     ]
+
+
+def slice_rows(report: Report) -> dict[tuple[str, str], list[tuple[str, TaskScores]]]:
+    """(value, scores) by (field, task), in the order of the report."""
+    groups: dict[tuple[str, str], list[tuple[str, TaskScores]]] = {}
+    for part in report.slices:
+        for task in part.tasks:
+            groups.setdefault((part.field, task.task), []).append((part.value, task))
+    return groups

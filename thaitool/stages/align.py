@@ -14,8 +14,9 @@ from torch import nn
 
 from thaitool.config import AlignConfig
 from thaitool.data.loader import Batch, in_order, listed
-from thaitool.data.manifest import Manifest, require_trainable, scan
+from thaitool.data.manifest import Manifest, require_trainable
 from thaitool.data.plan import make_plan
+from thaitool.data.scan import scan
 from thaitool.errors import InputError
 from thaitool.files import write_json, writing_directory
 from thaitool.models.alignment import (
@@ -99,7 +100,7 @@ class _Objective(nn.Module):
     def weigh_tokens(self, train_set: Manifest) -> None:
         """Weights from the counts of the training transcripts: a function of the manifest, also on resume."""
         weights: Tensor = self.weights  # type: ignore[assignment]
-        texts = [text or "" for text in train_set.table.column("text").to_pylist()]
+        texts = [text or "" for text in train_set.column("text").to_pylist()]
         weights.copy_(token_weights(count_tokens(self.tokenizer, texts, len(weights))))
 
     def embed_audio(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -144,15 +144,17 @@ def _memory() -> Check:
 
 
 def _estimate(recipe: str) -> Check:
-    """Memory of weights, gradients and optimizer of `pretrain`, the part that does not depend on the batch."""
+    """What `pretrain` with that recipe needs on this machine."""
     from thaitool.config import PretrainConfig, load
 
     placeholder: dict[str, Any] = {"data": ["."], "out": "."}
     config = load(PretrainConfig, "pretrain", recipe=recipe, options=placeholder)
     import torch
-    from transformers import AutoConfig, Wav2Vec2ForPreTraining
+    from transformers import AutoConfig
 
+    from thaitool.models.device import choose_device
     from thaitool.models.encoder import new_config
+    from thaitool.models.estimate import describe, estimate
 
     if config.init is not None and not (config.init / "config.json").is_file():
         return Check(
@@ -163,8 +165,19 @@ def _estimate(recipe: str) -> Check:
         if config.init
         else new_config(**config.encoder.model_dump())
     )
-    with torch.device("meta"):
-        n = sum(p.numel() for p in Wav2Vec2ForPreTraining(shape).parameters())
-    # Weights, gradients and two AdamW moments, 4 bytes each.
-    memory = f"{n:,} parameters, {16 * n / 2**30:.2f} GiB before activations"
-    return Check("recipe", "note", f"pretrain of {recipe}: {memory}")
+    device = choose_device(config.train.device)
+    needs = estimate(
+        shape,
+        updates=config.train.updates,
+        accumulation=config.train.accumulation,
+        batch_s=config.train.batch_s,
+        crop_s=config.crop_s,
+        processes=1,
+        keep=config.train.keep,
+        checkpointing=config.gradient_checkpointing,
+        bf16=config.train.mixed_precision == "bf16",
+        device=torch.device(device),
+    )
+    rows = describe(needs, device=device, processes=1, hours=None)
+    listing = "; ".join(f"{name}: {value}" for name, value in rows)
+    return Check("recipe", "note", f"pretrain of {recipe}: {listing}")

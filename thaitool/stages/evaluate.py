@@ -1,7 +1,7 @@
 """Answers of a model, or a file of answers, to scores with intervals and a report (arXiv:2509.14804, section 4).
 
-Answering and scoring are separate: `predictions.jsonl` is complete on disk before anything is scored, and scoring it
-again needs no model. Trains nothing.
+Answering and scoring are separate: each answer is in `predictions.jsonl` as soon as it is made, a run that was stopped
+goes on there, and scoring again needs no model. Trains nothing.
 """
 
 from __future__ import annotations
@@ -9,41 +9,68 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thaitool.config import EvalConfig
-from thaitool.data.loader import collate
-from thaitool.data.manifest import Manifest, append_quarantine, check_share, scan
-from thaitool.data.shards import read_audio
+from thaitool.data.manifest import append_quarantine, check_share, open_manifest, require_unique_ids
+from thaitool.data.scan import scan
 from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained, write_json
-from thaitool.metrics.tasks import TaskScores, score_tasks
-from thaitool.models.checkpoint import weights_sha256
+from thaitool.metrics.endpoint import Endpoint
 from thaitool.records import TASKS, Prediction, Progress, Reference, Rejected, Utterance, silent
-from thaitool.reports.report import Example, Report, worst_examples
+from thaitool.reports.items import intent_names, read_keywords, references, select
+from thaitool.reports.judged import Judged, judge_tasks, require_coverage
+from thaitool.reports.leaks import leakage
+from thaitool.reports.players import shown_examples
+from thaitool.reports.predictions import (
+    Answers,
+    Failure,
+    append,
+    named_files,
+    read_answers,
+    read_predictions,
+    reopen,
+)
+from thaitool.reports.report import Report, Source
+from thaitool.reports.scoring import (
+    TestSet,
+    accounting,
+    intent_confusion,
+    notes,
+    score_answers,
+    score_slices,
+    spoken_texts,
+)
 from thaitool.reports.write import write_report
 from thaitool.text.normalize import NORMALIZER, normalizer_sha256
 from thaitool.text.prompts import task_prompt
 from thaitool.training.interrupt import noting_signals, stop_if_asked
-from thaitool.training.run_dir import METRICS, RunDir, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from thaitool.data.manifest import Manifest
+    from thaitool.metrics.judge import Judgement
+    from thaitool.metrics.tasks import TaskScores
+
+__all__ = ["EvalResult", "read_predictions", "run", "shuffle_audio"]
 
 PREDICTIONS = "predictions.jsonl"
 IDENTITY = "eval.json"
 SHUFFLED = "predictions.shuffled.jsonl"
-#: Wrong answers of each task that the report shows, with a player.
-EXAMPLES = 4
-SYNTHETIC = (
-    "The test speech is synthetic (embedded voices, trainable: false): figures show that the pipeline learns, not how"
-    " well it understands people."
-)
+_CLUSTERS = {
+    "both": "source item and speaker",
+    "source_id": "source item",
+    "speaker": "speaker",
+}
+#: What decides the answers or which items are asked; all else may change between two scorings of one directory.
+_IDENTITY = {"task", "split", "shuffled", "limit", "batch_s", "max_new_tokens", "seed"}
 
 
 @dataclass(frozen=True)
@@ -59,42 +86,55 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
 
     Raises:
         InputError: neither or both are given, ids do not match, or the data lacks a task.
+        QuarantineError: more than the allowed share of the items has no answer.
     """
     if (config.model is None) == (config.predictions is None):
         raise InputError(
             "eval needs either a model or a predictions file, and not both; pass --model or --predictions."
         )
-    tasks = TASKS if config.task == "slu" else (config.task,)
-    references = _select(config, tasks)
-    _claim(config, references)
-    shuffled: list[Prediction] | None = None
-    rejected: list[Rejected] = []
+    named_files(config.also, "--also")  # its mistakes are told before the model is asked for hours
+    test, set_aside = _test_set(config)
+    _claim(config, test.references)
+    shuffled: Answers | None = None
     if config.predictions is not None:
-        predictions = read_predictions(config.predictions)
+        answers = read_answers(config.predictions, (r.id for r in test.references))
     else:
-        predictions, shuffled, rejected = _answer_all(config, references, progress)
-    append_quarantine(config.out / "quarantine.jsonl", rejected)
-    check_share(rejected, len(references), config.max_rejected_share)
-    bad = {r.item for r in rejected}
-    scored = [u for u in references if str(u.audio) not in bad]
-    report = _report(config, scored, predictions, shuffled, len(rejected))
+        answers, shuffled = _answer_all(config, test.items, progress)
+    report, judgement = _report(config, test, answers, shuffled, set_aside)
     with disk_full_is_explained(config.out):
         write_report(report, config.out)
+    require_coverage(judgement)
     return EvalResult(config.out, report)
 
 
-def _claim(config: EvalConfig, references: Sequence[Utterance]) -> None:
+def _test_set(config: EvalConfig) -> tuple[TestSet, list[Rejected]]:
+    tasks = TASKS if config.task == "slu" else (config.task,)
+    # A manifest of ours stays on disk; anything else is listed in memory.
+    everything, set_aside = (
+        (open_manifest(config.data), []) if config.data.suffix == ".arrow" else scan([config.data])
+    )
+    require_unique_ids(everything)
+    items = select(everything, tasks, split=config.split, limit=config.limit, where=config.data)
+    name = f"split {config.split} of {config.data}"
+    keywords = read_keywords(config.keywords) if config.keywords else ()
+    found = TestSet(
+        items, references(items), intent_names(everything), name, keywords, config.cluster_by
+    )
+    return found, set_aside
+
+
+def _claim(config: EvalConfig, asked: Sequence[Reference]) -> None:
     """Makes the report directory, or returns to that of the same evaluation; any other is left alone."""
-    answers = config.predictions or resolve(config.model or config.out)
-    is_file = config.predictions is not None
     answered = (
-        hashlib.sha256(answers.read_bytes()).hexdigest() if is_file else weights_sha256(answers)
+        _file_sha256(config.predictions)
+        if config.predictions is not None
+        else _weights_sha256(config.model)
     )
-    settings = config.model_dump(
-        mode="json", exclude={"out", "data", "model", "predictions", "llm", "device"}
-    )
-    asked = hashlib.sha256("".join(f"{u.id}/{u.task}/{u.label}\n" for u in references).encode())
-    identity = {"settings": settings, "answers": answered, "references": asked.hexdigest()}
+    digest = hashlib.sha256()
+    for r in asked:
+        digest.update(f"{r.id}/{r.task}/{r.text}\n".encode())
+    settings = config.model_dump(mode="json", include=_IDENTITY)
+    identity = {"settings": settings, "answers": answered, "references": digest.hexdigest()}
     file = config.out / IDENTITY
     if file.is_file():
         if json.loads(file.read_text("utf-8")) != identity:
@@ -108,47 +148,53 @@ def _claim(config: EvalConfig, references: Sequence[Utterance]) -> None:
     write_json(file, identity)
 
 
-def _select(config: EvalConfig, tasks: Sequence[str]) -> list[Utterance]:
-    manifest, _ = scan([config.data], split=config.split)
-    column = manifest.table.column("task").to_pylist()
-    chosen: list[Utterance] = []
-    for task in tasks:
-        rows = [i for i, t in enumerate(column) if t == task]
-        if not rows:
-            raise InputError(
-                f"{config.data} must have {config.split} rows of task {task}, but has none."
-            )
-        if config.limit is not None and config.limit < len(rows):
-            # Evenly over the shard, which is ordered by source: a prefix would hold one intent only.
-            rows = [
-                rows[i] for i in np.linspace(0, len(rows) - 1, config.limit).round().astype(int)
-            ]
-        chosen += [manifest[i] for i in rows]
-    return chosen
+def _weights_sha256(model: Path | None) -> str:
+    # Here and below: what imports torch is imported for a model only. Scoring a file needs a tenth of that memory.
+    from thaitool.models.checkpoint import weights_sha256
+    from thaitool.training.run_dir import resolve
+
+    assert model is not None  # noqa: S101 (checked by run; narrows the type)
+    return weights_sha256(resolve(model))
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"{path} must be a JSONL file of predictions, but cannot be read: {error.strerror or error}."
+        ) from error
 
 
 def _answer_all(
-    config: EvalConfig, references: list[Utterance], progress: Progress
-) -> tuple[list[Prediction], list[Prediction] | None, list[Rejected]]:
-    from thaitool.models.checkpoint import load_speech_lm
-    from thaitool.models.device import choose_device
+    config: EvalConfig, items: Manifest, progress: Progress
+) -> tuple[Answers, Answers | None]:
+    utterances = [items[i] for i in range(len(items))]
+    model: list[Any] = []  # loaded when the first question is asked: a finished file needs none
 
-    assert config.model is not None  # noqa: S101 (checked by run; narrows the type)
-    device = choose_device(config.device)
-    model, processor = load_speech_lm(resolve(config.model), llm=config.llm)
-    model.to(device)
-    predictions, rejected = _answer(
-        config, model, processor, references, references, "eval", progress
+    def loaded() -> list[Any]:
+        if not model:
+            from thaitool.models.checkpoint import load_speech_lm
+            from thaitool.models.device import choose_device
+            from thaitool.training.run_dir import resolve
+
+            assert config.model is not None  # noqa: S101 (checked by run; narrows the type)
+            device = choose_device(config.device)
+            model.extend(load_speech_lm(resolve(config.model), llm=config.llm))
+            model[0].to(device)
+        return model
+
+    answers = _answer(
+        config, loaded, utterances, utterances, config.out / PREDICTIONS, "eval", progress
     )
-    _write_predictions(config.out / PREDICTIONS, predictions)
     if not config.shuffled:
-        return predictions, None, rejected
-    bad = {r.item for r in rejected}
-    good = [u for u in references if str(u.audio) not in bad]
+        return answers, None
+    failed = {(f.id, f.task) for f in answers.failures}
+    good = [u for u in utterances if (u.id, u.task or "asr") not in failed]
     others = shuffle_audio(good, config.seed)
-    shuffled, _ = _answer(config, model, processor, good, others, "eval, shuffled audio", progress)
-    _write_predictions(config.out / SHUFFLED, shuffled)
-    return predictions, shuffled, rejected
+    file = config.out / SHUFFLED
+    return answers, _answer(config, loaded, good, others, file, "eval, shuffled audio", progress)
 
 
 def shuffle_audio(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
@@ -161,33 +207,47 @@ def shuffle_audio(utterances: Sequence[Utterance], seed: int) -> list[Utterance]
     out = list(utterances)
     for task in dict.fromkeys(u.task for u in utterances):
         rows = [i for i, u in enumerate(utterances) if u.task == task]
+        places: dict[str | None, list[int]] = {}
+        for place, i in enumerate(rows):
+            places.setdefault(utterances[i].source_id, []).append(place)
         for i in rows:
-            others = [k for k in rows if utterances[k].source_id != utterances[i].source_id]
-            if not others:
+            own = places[utterances[i].source_id]
+            if len(own) == len(rows):
                 raise InputError(
                     f"Audio of task {task} cannot be shuffled: all rows have one source; pass --no-shuffled."
                 )
-            out[i] = utterances[others[int(rng.integers(len(others)))]]
+            k = int(rng.integers(len(rows) - len(own)))
+            # The k-th row that is not of this source: own[j] - j others stand before own[j].
+            k += bisect_left(range(len(own)), True, key=lambda j: own[j] - j > k)
+            out[i] = utterances[rows[k]]
     return out
 
 
 def _answer(
     config: EvalConfig,
-    model: Any,
-    processor: Any,
-    references: Sequence[Utterance],
+    loaded: Callable[[], list[Any]],
+    asked: Sequence[Utterance],
     heard: Sequence[Utterance],
+    file: Path,
     description: str,
     progress: Progress,
-) -> tuple[list[Prediction], list[Rejected]]:
-    """Answers the question of each reference about the audio of the utterance at the same place in `heard`."""
+) -> Answers:
+    """Answers the question of each utterance of `asked` about the audio of the one at the same place in `heard`.
+
+    What `file` already holds is not asked again.
+    """
+    from thaitool.data.loader import collate
     from thaitool.models.generate import answer
 
-    predictions: list[Prediction] = []
-    rejected: list[Rejected] = []
+    done = reopen(file)
+    known = {(p.id, p.task) for p in done.predictions} | {(f.id, f.task) for f in done.failures}
     # Longest first: memory runs out at once or never.
     order = sorted(range(len(heard)), key=lambda i: -heard[i].duration_s)
-    with noting_signals() as received, progress(description, len(order)) as advance:
+    order = [i for i in order if (asked[i].id, asked[i].task or "asr") not in known]
+    if not order:
+        return done
+    model, processor = loaded()
+    with noting_signals() as received, progress(description, len(asked), len(known)) as advance:
         start = 0
         while start < len(order):
             size = max(1, int(config.batch_s // heard[order[start]].duration_s))
@@ -195,156 +255,122 @@ def _answer(
             start += size
             began = time.perf_counter()
             batch = collate(0, 0, [heard[i] for i in rows])
-            rejected += batch.rejected
-            bad = {r.item for r in batch.rejected}
-            asked = [references[i] for i in rows if str(heard[i].audio) not in bad]
-            if asked:
+            bad = {r.item: f"{r.reason}: {r.detail}" for r in batch.rejected}
+            good = [asked[i] for i in rows if str(heard[i].audio) not in bad]
+            answers: list[tuple[str, bool]] = []
+            if good:
                 answers = answer(
                     model,
                     processor,
                     batch.audio,
                     batch.audio_lengths,
-                    [task_prompt(u.task or "asr") for u in asked],
+                    [task_prompt(u.task or "asr") for u in good],
                     max_new_tokens=config.max_new_tokens,
                 )
-                seconds = (time.perf_counter() - began) / len(asked)
-                predictions += [
-                    Prediction(
-                        u.id, u.task or "asr", text, stopped, h.duration_s, round(seconds, 4)
-                    )
-                    for u, h, (text, stopped) in zip(asked, batch.utterances, answers, strict=True)
-                ]
+            seconds = round((time.perf_counter() - began) / max(1, len(good)), 4)
+            made = [
+                Prediction(u.id, u.task or "asr", text, stopped, h.duration_s, seconds)
+                for u, h, (text, stopped) in zip(good, batch.utterances, answers, strict=True)
+            ]
+            failed = [
+                Failure(asked[i].id, asked[i].task or "asr", bad[str(heard[i].audio)])
+                for i in rows
+                if str(heard[i].audio) in bad
+            ]
+            append(file, made, failed)
+            done.predictions.extend(made)
+            done.failures.extend(failed)
             advance(len(rows))
             stop_if_asked(received, description)
-    return predictions, rejected
-
-
-def _write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    lines = (json.dumps(asdict(p), ensure_ascii=False) for p in predictions)
-    temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    temporary.replace(path)
-
-
-def read_predictions(path: Path) -> list[Prediction]:
-    """Predictions from JSONL: `id`, `task` and `text` in each line, other fields of `Prediction` if known.
-
-    Raises:
-        InputError: a line is not JSON or lacks a field; file, line and field are named.
-    """
-    try:
-        # Not splitlines(): an answer may hold a character that it takes for the end of a line.
-        lines = path.read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} must be a JSONL file of predictions in UTF-8, but cannot be read: {error}."
-        ) from error
-    predictions = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}:{number} must be a JSON object, but is not: {error}."
-            ) from error
-        for name in ("id", "task", "text"):
-            if not isinstance(row, dict) or not isinstance(row.get(name), str):
-                raise InputError(
-                    f"{path}:{number} must have the text field {name!r}, but it is missing or no text."
-                )
-        numbers = [row.get("audio_s", 0), row.get("seconds", 0)]
-        if not all(isinstance(n, int | float) for n in numbers):
-            raise InputError(
-                f"{path}:{number} must have numbers in 'audio_s' and 'seconds', but has {numbers}."
-            )
-        stopped = bool(row.get("stopped", True))
-        predictions.append(Prediction(row["id"], row["task"], row["text"], stopped, *numbers))
-    return predictions
+    return done
 
 
 def _report(
     config: EvalConfig,
-    utterances: Sequence[Utterance],
-    predictions: Sequence[Prediction],
-    shuffled: Sequence[Prediction] | None,
-    n_rejected: int,
-) -> Report:
-    references = [
-        Reference(u.id, u.task or "asr", u.label or "", u.source_id or u.id, u.speaker or "unknown")
-        for u in utterances
-    ]
-    asked = {(u.id, u.task) for u in utterances}
-    if config.limit is not None or config.task != "slu":
-        # A predictions file may answer more than is asked for here; what is asked must all be there.
-        predictions = [p for p in predictions if (p.id, p.task) in asked]
-    closed_set = _closed_set(config)
-    spoken = {u.id: u.text or "" for u in utterances}
-
-    def scores(answers: Sequence[Prediction]) -> tuple[TaskScores, ...]:
-        return score_tasks(
-            references,
-            answers,
-            closed_set=closed_set,
-            spoken=spoken,
-            seed=config.seed,
-            draws=config.draws,
-        )
-
-    tasks = scores(predictions)
-    return Report(
+    test: TestSet,
+    answers: Answers,
+    shuffled: Answers | None,
+    set_aside: Sequence[Rejected],
+) -> tuple[Report, Judgement | None]:
+    # A predictions file may answer more than is asked for here; what is asked must all be there.
+    partly = config.limit is not None or config.task != "slu"
+    draws, seed = config.draws, config.seed
+    scored = score_answers(test, answers, draws=draws, seed=seed, may_have_more=partly)
+    _count_failures(config, test, scored.failures)
+    other_audio: tuple[TaskScores, ...] = ()
+    if shuffled is not None:
+        both = Answers(shuffled.predictions, [*shuffled.failures, *scored.failures])
+        other_audio = score_answers(test, both, draws=draws, seed=seed).tasks
+    items = test.items.select(np.isin(np.arange(len(test.items)), scored.rows))
+    kept = [test.references[k] for k in scored.rows.tolist()]
+    spoken = spoken_texts(test, kept)
+    judged = Judged(scored.tasks, None)
+    if config.judge is not None:
+        endpoint = Endpoint(config.judge, config.judge_model, config.judge_key_variable)
+        judged = judge_tasks(scored.tasks, spoken, endpoint, config.out, draws=draws, seed=seed)
+    leaked, leak_notes = leakage(items, config.trained_on) if config.trained_on else ({}, ())
+    report = Report(
         title=f"{config.model or config.predictions} on {config.data}, {config.split}",
         stage="eval",
         created=time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        tasks=tasks,
-        shuffled=scores(shuffled) if shuffled is not None else (),
+        tasks=judged.tasks,
+        shuffled=other_audio,
         normalizer=NORMALIZER,
         normalizer_sha256=normalizer_sha256(),
-        seed=config.seed,
+        seed=seed,
         versions={
             n: version(n) for n in ("thaitool", "torch", "transformers", "pythainlp", "jiwer")
         },
         settings={
             "split": config.split,
-            "intents": len(closed_set),
-            "bootstrap draws, clustered by source item": config.draws,
+            "intents": len(test.closed_set),
+            f"bootstrap draws, clustered by {_CLUSTERS[config.cluster_by]}": draws,
         },
-        accounting={
-            "utterances": len(utterances),
-            "source items": len({u.source_id for u in utterances}),
-            "speakers": ", ".join(sorted({u.speaker or "unknown" for u in utterances})),
-            "audio s": round(sum(u.duration_s for u in utterances), 1),
-            "answering s": round(sum(p.seconds for p in predictions), 1),
-            "unusable recordings": n_rejected,
-        },
-        examples=_examples(tasks, utterances),
+        accounting={**accounting(items, scored, set_aside), **leaked},
+        examples=shown_examples(items, scored.tasks, seed),
         curves=_curves(config.model) if config.model else {},
-        notes=() if all(u.trainable for u in utterances) else (SYNTHETIC,),
+        notes=(*notes(items, scored.failures, len(test.references)), *leak_notes, *judged.notes),
+        slices=tuple(score_slices(test, scored, config.slices, draws=draws, seed=seed)),
+        sources=tuple(_sources(config, test)),
+        confusion=intent_confusion(test, scored.tasks),
+        intents=test.closed_set,
+        failures=tuple((f.id, f.task, f.reason) for f in scored.failures),
+        references=kept,
+        spoken=spoken,
     )
+    return report, judged.judgement
 
 
-def _examples(tasks: Sequence[TaskScores], utterances: Sequence[Utterance]) -> tuple[Example, ...]:
-    """The worst answers of each task, with the audio that shards hold."""
-    by_id = {u.id: u.audio for u in utterances}
-    refs = {e.id: by_id[e.id] for e in worst_examples(tasks, EXAMPLES)}
-    audio = {item: read_audio(ref) for item, ref in refs.items() if ref.row is not None}
-    return worst_examples(tasks, EXAMPLES, audio)
+def _count_failures(config: EvalConfig, test: TestSet, failures: Sequence[Failure]) -> None:
+    """Every item without an answer into quarantine.jsonl; too many end the run."""
+    failed = {(f.id, f.task): f.reason for f in failures}
+    rejected = []
+    for k, r in enumerate(test.references if failed else ()):
+        if (r.id, r.task) in failed:
+            reason, _, detail = failed[r.id, r.task].partition(": ")
+            rejected.append(Rejected(str(test.items[k].audio), reason, detail or reason))
+    append_quarantine(config.out / "quarantine.jsonl", rejected)
+    check_share(rejected, len(test.references), config.max_rejected_share)
 
 
-def _closed_set(config: EvalConfig) -> tuple[str, ...]:
-    """Every intent label of the data set, all splits: a label that the test lacks may still be answered."""
-    manifest: Manifest = scan([config.data])[0]
-    pairs = zip(
-        manifest.table.column("task").to_pylist(),
-        manifest.table.column("label").to_pylist(),
-        strict=True,
-    )
-    return tuple(sorted({label for task, label in pairs if task == "ic"}))
+def _sources(config: EvalConfig, test: TestSet) -> Iterator[Source]:
+    for name, path in named_files(config.also, "--also").items():
+        other = score_answers(
+            test,
+            read_answers(path),
+            draws=config.draws,
+            seed=config.seed,
+            may_lack_tasks=True,
+            may_have_more=True,
+        )
+        tasks = tuple(replace(t, items=(), columns=(), clusters=()) for t in other.tasks)
+        yield Source(name, tasks, len(other.failures))
 
 
 def _curves(model: Path) -> dict[str, list[tuple[int, float]]]:
     """Training curves of the run that made the model, if `model` is a run directory."""
+    from thaitool.training.run_dir import METRICS, RunDir
+
     if not (model / METRICS).is_file():
         return {}
     rows = RunDir(model).metrics()

@@ -11,8 +11,9 @@ from torch import nn
 
 from thaitool.config import FinetuneConfig
 from thaitool.data.loader import Batch, in_order, listed
-from thaitool.data.manifest import Manifest, require_trainable, scan
+from thaitool.data.manifest import Manifest, require_trainable
 from thaitool.data.plan import make_plan
+from thaitool.data.scan import scan
 from thaitool.errors import InputError
 from thaitool.models.checkpoint import load_speech_lm, read_base, save_checkpoint, weights_sha256
 from thaitool.models.hub import locate
@@ -136,7 +137,7 @@ def _read(config: FinetuneConfig, split: str) -> tuple[Manifest, list[Any]]:
     manifest, rejected = scan(
         [config.data], split=split, max_rejected_share=config.train.max_rejected_share
     )
-    tasks = manifest.table.column("task").to_pylist()
+    tasks = manifest.column("task").to_pylist()
     chosen = manifest.select(np.array([t in config.tasks for t in tasks]))
     if missing := [t for t in config.tasks if t not in tasks]:
         raise InputError(

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thaitool.audio.decode import BadAudio, probe
+from thaitool.audio.headers import BadAudio, probe
 from thaitool.config import InferConfig
 from thaitool.data.loader import collate
 from thaitool.models.checkpoint import load_speech_lm

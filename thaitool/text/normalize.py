@@ -61,13 +61,30 @@ _PUNCTUATION = (
 _STEPS = ("zero_width", "nfc", "spelling", "mark_order", "digits", "full_stop", "punctuation")
 _LAST_STEPS = ("lower", "spaces", "repeat until nothing changes")
 
-_DELETE_ZERO_WIDTH = str.maketrans("", "", _ZERO_WIDTH)
+# Patterns, not str.translate: most texts need no change, and finding that out is three times faster.
+_ZERO_WIDTH_RE = re.compile(f"[{_ZERO_WIDTH}]+")
+_THAI_DIGITS_RE = re.compile(f"[{_THAI_DIGITS}]+")
 _DIGITS_TO_ARABIC = str.maketrans(_THAI_DIGITS, "0123456789")
-_DELETE_PUNCTUATION = str.maketrans("", "", _PUNCTUATION)
-_SPELLING_RE = tuple((re.compile(pattern), new) for pattern, new in _SPELLING)
+_PUNCTUATION_RE = re.compile(f"[{re.escape(_PUNCTUATION)}]+")
+# What a text must contain for each rule of _SPELLING to find anything; "" is in every text.
+_NEEDLES = ("\u0e40\u0e40", "\u0e45", "\u0e4d", "")
+_SPELLING_RE = tuple(
+    (needle, re.compile(pattern), new)
+    for needle, (pattern, new) in zip(_NEEDLES, _SPELLING, strict=True)
+)
 _FULL_STOP_RE = re.compile(_FULL_STOP)
 _RANK = {mark: rank for rank, marks in enumerate(_MARK_ORDER) for mark in marks}
 _MARK_RUN_RE = re.compile(f"[{''.join(_MARK_ORDER)}]{{2,}}")
+# A mark right after one that it belongs in front of; the mark itself comes first in the pattern,
+# since most characters are none and are passed over quickly.
+_DISORDER_RE = re.compile(
+    f"[{''.join(_MARK_ORDER[:-1])}](?:"
+    + "|".join(
+        f"(?<=[{''.join(_MARK_ORDER[rank + 1 :])}][{marks}])"
+        for rank, marks in enumerate(_MARK_ORDER[:-1])
+    )
+    + ")"
+)
 
 
 def canonical(text: str) -> str:
@@ -87,9 +104,12 @@ def normalize(text: str) -> str:
 
     Tone marks come out in the order and number in which they went in: ข่าว and ข้าว stay different.
     """
-    while (new := _normalized_once(text)) != text:
+    while True:
+        spelled = canonical(text)
+        new = _read(spelled)
+        if new in {text, spelled}:
+            return new
         text = new
-    return text
 
 
 def remove_spaces(text: str) -> str:
@@ -121,13 +141,17 @@ def normalizer_sha256() -> str:
 
 
 def _respelled(text: str) -> str:
-    text = unicodedata.normalize("NFC", text.translate(_DELETE_ZERO_WIDTH))
-    for pattern, new in _SPELLING_RE:
-        text = pattern.sub(new, text)
+    text = unicodedata.normalize("NFC", _ZERO_WIDTH_RE.sub("", text))
+    for needle, pattern, new in _SPELLING_RE:
+        if needle in text:
+            text = pattern.sub(new, text)
+    if _DISORDER_RE.search(text) is None:
+        return text
     return _MARK_RUN_RE.sub(lambda run: "".join(sorted(run.group(), key=_RANK.__getitem__)), text)
 
 
-def _normalized_once(text: str) -> str:
-    text = canonical(text).translate(_DIGITS_TO_ARABIC)
-    text = _FULL_STOP_RE.sub("", text).translate(_DELETE_PUNCTUATION)
+def _read(text: str) -> str:
+    """Digits, punctuation, case and spaces of a text in `canonical` form."""
+    text = _THAI_DIGITS_RE.sub(lambda run: run.group().translate(_DIGITS_TO_ARABIC), text)
+    text = _PUNCTUATION_RE.sub("", _FULL_STOP_RE.sub("", text))
     return " ".join(text.lower().split())

@@ -9,22 +9,40 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from thaitool.config import dump
-from thaitool.data.manifest import Manifest, append_quarantine, write_manifest
+from thaitool.data.manifest import (
+    Manifest,
+    append_quarantine,
+    describe_difference,
+    open_manifest,
+    write_manifest,
+)
 from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained, write_json
 from thaitool.models.hub import locate
 from thaitool.records import Rejected
+from thaitool.training.ranks import world_size
 
 RUN = "run.json"
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
+MANIFEST = "manifest.arrow"
+#: Keys of `train` that do not change what is computed: helpers, what is kept and shown, when to give up; and
+#: accumulation, of which only its product with the number of processes counts.
+NOT_COMPUTED = {
+    "workers",
+    "keep",
+    "max_rejected_share",
+    "trackers",
+    "nonfinite_skips",
+    "accumulation",
+}
 _PACKAGES = ("thaitool", "torch", "transformers", "peft", "accelerate")
 
 
@@ -65,13 +83,39 @@ class RunDir:
         temporary.symlink_to(f"checkpoint-{update}")
         temporary.replace(self.path / link)
 
-    def prune(self, keep: int) -> None:
-        """Deletes all but the newest `keep` checkpoints and the best one."""
+    def prune(self, keep: int, sound_before: int | None = None) -> None:
+        """Deletes all but the newest `keep` checkpoints, the best one, and the newest one before `sound_before`."""
         best = self.path / "best"
-        protected = best.resolve() if best.exists() else None
+        protected = {best.resolve()} if best.exists() else set()
+        if sound_before is not None:
+            older = [path.resolve() for u, path in self.checkpoints() if u < sound_before]
+            protected |= set(older[-1:])
         for _, path in self.checkpoints()[:-keep]:
-            if path.resolve() != protected:
-                shutil.rmtree(path)
+            if path.resolve() not in protected:
+                self._delete(path)
+
+    def _delete(self, path: Path) -> None:
+        # By another name first: a run that is killed now must not take the rest for a checkpoint.
+        doomed = path.with_name(f".{path.name}.tmp")
+        if doomed.exists():
+            shutil.rmtree(doomed)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+    def newest_before(self, update: int) -> int | None:
+        """Update of the newest checkpoint that is older than `update`."""
+        return max((u for u, _ in self.checkpoints() if u < update), default=None)
+
+    def set_aside_after(self, update: int, file: str) -> None:
+        """Moves the metrics after an update to `file` and deletes the checkpoints; may be cut short and done again."""
+        rows = self.metrics()
+        kept = self.path / file
+        if not kept.exists():
+            _write_rows(kept, [row for row in rows if row["update"] > update])
+        _write_rows(self.path / METRICS, [row for row in rows if row["update"] <= update])
+        for number, path in self.checkpoints():
+            if number > update:
+                self._delete(path)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`."""
@@ -89,13 +133,23 @@ class RunDir:
         for half in self.path.glob(".checkpoint-*.tmp"):
             shutil.rmtree(half)
         rows = [row for row in self.metrics() if row["update"] <= update]
-        temporary = self.path / f".{METRICS}.tmp"
+        _write_rows(self.path / METRICS, rows)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    with disk_full_is_explained(path):
+        temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        temporary.replace(self.path / METRICS)
+        temporary.replace(path)
 
 
 def open_run(
-    path: Path, fingerprint: dict[str, Any], config_yaml: str, *, main: bool = True
+    path: Path,
+    fingerprint: dict[str, Any],
+    config_yaml: str,
+    *,
+    main: bool = True,
+    explain: Mapping[str, Callable[[], str]] | None = None,
 ) -> RunDir:
     """Claims `path` for a run, or returns to it if it is the same run.
 
@@ -104,6 +158,7 @@ def open_run(
         fingerprint: What must be equal for a run to be the same: configuration, data, base weights.
         config_yaml: The complete configuration, kept as `config.yaml`.
         main: Whether this process writes (rank 0).
+        explain: More to say about a key of the fingerprint that differs.
 
     Raises:
         InputError: `path` holds another run or other files; the differences are listed.
@@ -113,7 +168,11 @@ def open_run(
     if file.is_file():
         known = json.loads(file.read_text("utf-8"))["fingerprint"]
         if known != fingerprint:
-            listing = "\n".join(f"  - {line}" for line in _differences(known, fingerprint))
+            lines = _differences(known, fingerprint)
+            lines += [
+                say() for key, say in (explain or {}).items() if known.get(key) != fingerprint[key]
+            ]
+            listing = "\n".join(f"  - {line}" for line in lines)
             raise InputError(
                 f"{path} holds another run, and a run is never continued with different settings or data:\n{listing}\n"
                 "Choose another --out, or delete the directory."
@@ -164,16 +223,29 @@ def begin(
     Raises:
         InputError: `config.out` holds another run.
     """
-    # Where things lie (their content is hashed), how many helpers decode and when to give up do not change what is
-    # computed; everything else does.
     settings = config.model_dump(
-        mode="json",
-        exclude={**dict.fromkeys(paths, True), "train": {"workers", "keep", "max_rejected_share"}},
+        mode="json", exclude={**dict.fromkeys(paths, True), "train": NOT_COMPUTED}
     )
-    fingerprint = {"config": settings, "manifest": manifest.digest(), **inputs}
-    run = open_run(config.out, fingerprint, dump(config, stage), main=main)
+    # Two processes with one micro-batch each make the same updates as one process with two.
+    per_update = config.train.accumulation * world_size()
+    fingerprint = {
+        "config": settings,
+        "manifest": manifest.digest(),
+        "micro_batches_per_update": per_update,
+        **inputs,
+    }
+    kept = config.out / MANIFEST
+    explain: dict[str, Callable[[], str]] = {
+        "micro_batches_per_update": lambda: (
+            f"micro-batches per update are train.accumulation ({config.train.accumulation}) times the number of"
+            f" processes ({world_size()})"
+        )
+    }
+    if kept.exists():
+        explain["manifest"] = lambda: describe_difference(open_manifest(kept), manifest)
+    run = open_run(config.out, fingerprint, dump(config, stage), main=main, explain=explain)
     if main:
-        write_manifest(manifest, run.path / "manifest.arrow")
+        write_manifest(manifest, kept)
         append_quarantine(run.quarantine, rejected)
     return run
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datasets
 import evaluate
 
-from thaitool.metrics.transcripts import cer
+from thaitool.metrics.transcripts import cer, cer_raw, cer_spoken, cer_with_spaces
 from thaitool.text.normalize import NORMALIZER, normalizer_sha256
 
 _DESCRIPTION = """Corpus-level character error rate of Thai text: edits over reference characters,
@@ -18,7 +18,8 @@ _INPUTS = """
     predictions (list of str): what the system wrote.
     references (list of str): what is right, in the same order.
     draws (int), seed (int): the bootstrap of the 95 % interval; every item stands alone.
-Returns thai_cer, low, high, edits, characters, note, normalizer, normalizer_sha256.
+Returns thai_cer, low, high, edits, characters, note, normalizer, normalizer_sha256, and the same
+rate with_spaces, raw (not normalised) and spoken (both texts as read aloud).
 """
 
 
@@ -39,6 +40,7 @@ class ThaiCer(evaluate.Metric):  # type: ignore[misc,unused-ignore]
         self, predictions: list[str], references: list[str], draws: int = 2000, seed: int = 0
     ) -> dict[str, float | str | None]:
         score = cer(references, predictions, draws=draws, seed=seed)
+        others = {"with_spaces": cer_with_spaces, "raw": cer_raw, "spoken": cer_spoken}
         return {
             "thai_cer": score.value,
             "low": score.low,
@@ -48,4 +50,5 @@ class ThaiCer(evaluate.Metric):  # type: ignore[misc,unused-ignore]
             "note": score.note,
             "normalizer": NORMALIZER,
             "normalizer_sha256": normalizer_sha256(),
+            **{name: rate(references, predictions, draws=1).value for name, rate in others.items()},
         }

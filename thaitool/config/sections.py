@@ -1,28 +1,15 @@
-"""One typed, strict configuration per stage; a YAML recipe and flags fill it. Never asks what machine it is on.
+"""One typed, strict section of configuration per stage. Never asks what machine it is on.
 
-`load` reports every mistake at once (unknown, duplicate, ill-typed, missing), each with file and line or option, so
-that a recipe is repaired in one go. Field descriptions are the documentation of the recipes.
+Field descriptions are the documentation of the recipes.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-
-from thaitool.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 #: Paths come as strings from YAML and flags, the one place where strictness would only annoy.
 LoosePath = Annotated[Path, Strict(strict=False)]
@@ -63,7 +50,25 @@ class Training(Section):
         "auto", description="auto takes CUDA if there is one."
     )
     mixed_precision: Literal["no", "bf16"] = Field(
-        "no", description="Precision of the forward pass."
+        "no", description="Precision of the forward pass; heads and losses stay in float32."
+    )
+    schedule: Literal["cosine", "linear"] = Field(
+        "cosine", description="Fall of the rate after warm-up: cosine to 5 %, or linear to 0."
+    )
+    ema_decay: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Average the weights at this rate, and evaluate and save the average; null does not.",
+    )
+    nonfinite_skips: int = Field(
+        0,
+        ge=0,
+        description="Consecutive updates with NaN or Inf that are skipped before a run stops.",
+    )
+    probe_every: Count = Field(100, description="Updates between looks at a fixed probe batch.")
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(
+        ["tensorboard"], description="Where curves go, beside metrics.jsonl."
     )
     max_rejected_share: Share = Field(
         0.1, description="Share of unusable recordings that stops a run."
@@ -93,13 +98,56 @@ class EncoderShape(Section):
         return self
 
 
-class PretrainConfig(Section):
-    """`thaitool pretrain`: unlabelled Thai audio to an encoder."""
+class Recordings(Section):
+    """What becomes of raw recordings before training; the same for `scan` and `pretrain`."""
 
     data: list[LoosePath] = Field(
-        description="Directories, sound files, Thai-SUP shards or manifests.", min_length=1
+        description="Directories, sound files, Thai-SUP shards, manifests of thaitool, fairseq, Kaldi, NeMo or lhotse,"
+        " WebDataset tars, parquet with audio.",
+        min_length=1,
     )
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop", description="Whether audio that occurs twice is set aside."
+    )
+    min_s: float = Field(0.1, ge=0.1, description="Shorter recordings are set aside.")
+    split: Literal["fixed", "silence", "none"] = Field(
+        "fixed",
+        description="Recordings longer than 1.5 x longest_s: equal pieces, pieces cut at silence (decodes them all"
+        " once), or left whole (an epoch then hears one window of each).",
+    )
+    longest_s: Positive = Field(15.0, description="Length of a piece of a long recording, at most.")
+    cache: LoosePath | None = Field(
+        None,
+        description="Directory for a copy of all audio as int16 at 16 kHz (115 MB an hour); null decodes on the fly.",
+    )
+    scan_workers: Count = Field(1, description="Processes that read headers, split and cache.")
+
+
+class ScanConfig(Recordings):
+    """`thaitool scan`: recordings to a manifest, once for many runs."""
+
+    out: LoosePath = Field(
+        description="Directory of manifest.arrow, quarantine.jsonl and summary.json."
+    )
+    max_rejected_share: Share = Field(
+        0.1, description="Share of unusable recordings that stops the scan."
+    )
+
+
+class PretrainConfig(Recordings):
+    """`thaitool pretrain`: unlabelled Thai audio to an encoder."""
+
     out: LoosePath = Field(description="Run directory.")
+    weights: list[Positive] | None = Field(
+        None,
+        description="How often an epoch takes each entry of data: 2 is twice, 0.5 a fresh half; null is once each.",
+    )
+    replay: list[LoosePath] = Field(
+        [], description="Audio of other languages, mixed in against forgetting (arXiv:2312.13026)."
+    )
+    replay_share: float = Field(
+        0.05, gt=0, lt=1, description="Share of replay in the hours of an epoch."
+    )
     init: LoosePath | None = Field(
         None, description="Encoder to continue from; null makes a new one of `encoder`."
     )
@@ -108,9 +156,42 @@ class PretrainConfig(Section):
         15.0, ge=0.1, description="Longer audio is cut to a random window of this length."
     )
     dev_share: Share = Field(0.05, description="Share of the sources held out for validation.")
+    dev_hours: Positive = Field(2.0, description="Hours held out, at most; one source at least.")
+    mask_prob: Share = Field(
+        0.65, description="Expected number of masked spans times mask_span, as a share of frames."
+    )
+    mask_span: Count = Field(10, description="Frames of one masked span.")
+    negatives: Count = Field(100, description="Frames that each masked frame is told apart from.")
+    diversity_weight: float = Field(0.1, ge=0, description="Weight of the codebook diversity term.")
+    feature_penalty: float = Field(
+        0.0, ge=0, description="Weight of the mean square of the convolutional features."
+    )
     gumbel_start: Positive = Field(2.0, description="Gumbel temperature at update 0.")
     gumbel_end: Positive = Field(0.5, description="Gumbel temperature at the last update.")
+    layerdrop: float | None = Field(
+        None, ge=0, lt=1, description="Chance to skip a transformer layer; null is the model's own."
+    )
+    feature_grad_scale: float = Field(
+        1.0, ge=0, le=1, description="Factor on gradients into the convolutions; 0 freezes them."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute layers again in the backward pass: less memory, more time."
+    )
+    compile: bool = Field(False, description="torch.compile the encoder.")
+    on_collapse: Literal["rollback", "stop"] = Field(
+        "rollback",
+        description="On a collapse: go back to the last good checkpoint with half the rate, or stop.",
+    )
+    max_rollbacks: int = Field(3, ge=0, description="Rollbacks before the run stops.")
     train: Training
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> PretrainConfig:
+        if self.weights is not None and len(self.weights) != len(self.data):
+            raise ValueError(
+                f"weights must have one number for each entry of data, but has {len(self.weights)} for {len(self.data)}"
+            )
+        return self
 
 
 class SynthConfig(Section):
@@ -224,13 +305,15 @@ class EvalConfig(Section):
     """`thaitool eval`: scores with intervals for a model or a predictions file."""
 
     task: Literal["slu", "asr", "ic", "ner", "sr"] = Field("slu", description="slu is all four.")
-    data: LoosePath = Field(description="Thai-SUP directory.")
+    data: LoosePath = Field(
+        description="Thai-SUP directory, or any other listed data with labels or transcripts."
+    )
     out: LoosePath = Field(description="Report directory.")
     model: LoosePath | None = Field(
         None, description="Model directory; either this or predictions."
     )
     predictions: LoosePath | None = Field(
-        None, description="JSONL of {id, task, text}; nothing is generated."
+        None, description="JSONL of {id, task, text}; nothing is generated, no model is loaded."
     )
     llm: LoosePath | None = Field(
         None, description="Where the base LLM lies now, if not where it was."
@@ -245,9 +328,52 @@ class EvalConfig(Section):
     max_rejected_share: Share = Field(
         0.1, description="Share of unusable recordings that stops the run."
     )
+    slices: list[str] = Field(
+        ["length", "speaker"],
+        description="Fields of the manifest by whose values the scores are also given; length is duration in steps.",
+    )
+    also: list[str] = Field(
+        [],
+        description="NAME=PATH of other predictions (a teacher, a vote) that are scored beside these.",
+    )
+    trained_on: list[LoosePath] = Field(
+        [],
+        description="Training data to look for the test items in: by recording id, text, near text.",
+    )
+    judge: str | None = Field(
+        None, description="URL, up to /v1, of an OpenAI-compatible server that grades rephrasings."
+    )
+    judge_model: str = Field("", description="Model that the judge's server is asked for.")
+    judge_key_variable: str = Field(
+        "", description="Environment variable with the server's key; empty sends none."
+    )
+    keywords: LoosePath | None = Field(
+        None, description="Words, one a line, whose hit rate transcriptions are scored by too."
+    )
     draws: Count = Field(2000, description="Bootstrap draws behind each interval.")
+    cluster_by: Literal["both", "source_id", "speaker"] = Field(
+        "both", description="What the draws take whole: source item, speaker, or both."
+    )
     seed: int = Field(0, ge=0, description="Decides the shuffle and the draws.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class CompareConfig(Section):
+    """`thaitool compare`: whether reports differ by more than chance."""
+
+    reports: list[str] = Field(
+        description="Report directories, each [NAME=]DIR; for `pair` A and B.", min_length=1
+    )
+    view: Literal["pair", "transfer", "paper"] = Field(
+        "pair",
+        description="pair: B against A; transfer: train by test speech; paper: Tables 1 and 2.",
+    )
+    out: LoosePath | None = Field(None, description="Directory for JSON, Markdown and HTML.")
+    draws: Count = Field(2000, description="Bootstrap draws behind each interval.")
+    cluster_by: Literal["both", "source_id", "speaker"] = Field(
+        "both", description="What the draws take whole: source item, speaker, or both."
+    )
+    seed: int = Field(0, ge=0, description="Decides the draws.")
 
 
 class InferConfig(Section):
@@ -263,205 +389,3 @@ class InferConfig(Section):
     batch_s: Positive = Field(60.0, description="Padded seconds of audio per batch.")
     max_new_tokens: Count = Field(128, description="Length limit of an answer.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A value from a recipe or flag and where it stands, for messages."""
-
-    value: Any
-    where: str
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but 1e-4 is a number, as everywhere else."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would take for a number."""
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
-
-Config = TypeVar("Config", bound=Section)
-RECIPES = Path(__file__).parent / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """Recipes that ship with the package, by stage, e.g. `tiny`."""
-    return sorted(p.stem for p in RECIPES.glob("*.yaml"))
-
-
-def load(
-    model: type[Config],
-    stage: str,
-    *,
-    recipe: str | None = None,
-    settings: list[str] | None = None,
-    options: dict[str, Any] | None = None,
-) -> Config:
-    """Builds a stage's configuration: recipe, then `--set`, then named options; later ones win.
-
-    Args:
-        model: The configuration class.
-        stage: Key of the stage inside a recipe, e.g. `pretrain`.
-        recipe: A YAML file, or the name of a shipped recipe.
-        settings: `a.b=value` strings; the value is YAML.
-        options: Dotted key to value; None values are skipped.
-
-    Raises:
-        ConfigError: lists every unknown, duplicate, ill-typed, missing or out-of-range key, with its place.
-    """
-    problems: list[str] = []
-    found: dict[tuple[str, ...], _Found] = {}
-    if recipe is not None:
-        found |= _read_recipe(recipe, stage, problems)
-    for text in settings or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            problems.append(f"--set {text}: must be key=value.")
-            continue
-        parsed = _parse(value, problems, f"--set {text}")
-        found |= _flat(tuple(key.split(".")), parsed, f"--set {text}")
-    for key, value in (options or {}).items():
-        if value is not None:
-            found[tuple(key.split("."))] = _Found(
-                value, f"option --{key.split('.')[-1].replace('_', '-')}"
-            )
-    tree = _nest(found, problems)
-    try:
-        config = model.model_validate(tree)
-    except ValidationError as error:
-        problems.extend(_describe(e, found) for e in error.errors())
-    else:
-        if not problems:
-            return config
-    listing = "\n".join(f"  - {p}" for p in problems)
-    raise ConfigError(f"The configuration of {stage} has {len(problems)} problem(s):\n{listing}")
-
-
-def _parse(value: str, problems: list[str], where: str) -> Any:
-    try:
-        return yaml.load(value, _Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
-        problems.append(f"{where}: the value is not YAML: {_reason(error)}.")
-        return None
-
-
-def _flat(key: tuple[str, ...], value: Any, where: str) -> dict[tuple[str, ...], _Found]:
-    # --set train={updates: 3} changes one key of the recipe's `train`, as --set train.updates=3 does.
-    if not isinstance(value, dict) or not value:
-        return {key: _Found(value, where)}
-    return {
-        k: v
-        for name, below in value.items()
-        for k, v in _flat((*key, str(name)), below, where).items()
-    }
-
-
-def _read_recipe(recipe: str, stage: str, problems: list[str]) -> dict[tuple[str, ...], _Found]:
-    path = Path(recipe)
-    if not path.suffix and (RECIPES / f"{recipe}.yaml").is_file():
-        path = RECIPES / f"{recipe}.yaml"
-    try:
-        root = yaml.compose(path.read_text("utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        names = ", ".join(recipe_names())
-        raise ConfigError(
-            f"{recipe} must be a YAML file or a shipped recipe ({names}), but does not exist."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path} must be a YAML file, but: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} must be YAML, but is not: {error}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path} must hold a mapping of stages, e.g. '{stage}:', but does not.")
-    out: dict[tuple[str, ...], _Found] = {}
-    try:
-        _walk(root, (), path, out, problems)
-    except RecursionError as error:
-        raise ConfigError(f"{path} must not contain itself, but an anchor does.") from error
-    mine = {k[1:]: v for k, v in out.items() if k[0] == stage and len(k) > 1}
-    known = {"pretrain", "synth", "align", "finetune", "eval", "infer"}
-    problems.extend(
-        f"{out[k].where}: unknown stage {k[0]!r}." for k in out if len(k) == 1 and k[0] not in known
-    )
-    if not mine:
-        problems.append(f"{path}: has no section {stage!r}.")
-    return mine
-
-
-def _walk(
-    node: yaml.MappingNode,
-    prefix: tuple[str, ...],
-    path: Path,
-    out: dict[tuple[str, ...], _Found],
-    problems: list[str],
-) -> None:
-    for key_node, value_node in node.value:
-        key = (*prefix, str(key_node.value))
-        where = f"{path}:{key_node.start_mark.line + 1}"
-        if key in out:
-            problems.append(
-                f"{where}: duplicate key {'.'.join(key)!r} (first at {out[key].where})."
-            )
-        if isinstance(value_node, yaml.MappingNode):
-            out[key] = _Found({}, where)
-            _walk(value_node, key, path, out, problems)
-        else:
-            out[key] = _Found(_construct(value_node, key, where, problems), where)
-
-
-def _construct(node: yaml.Node, key: tuple[str, ...], where: str, problems: list[str]) -> Any:
-    try:
-        return _Loader("").construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
-        problems.append(
-            f"{where}: the value of {'.'.join(key)!r} is not plain YAML: {_reason(error)}."
-        )
-        return None
-
-
-def _reason(error: Exception) -> str:
-    """One line; PyYAML's own text draws the place over several, and knows no file."""
-    return str(getattr(error, "problem", None) or error)
-
-
-def _nest(found: dict[tuple[str, ...], _Found], problems: list[str]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key in sorted(found, key=len):
-        at = tree
-        for part in key[:-1]:
-            below = at.setdefault(part, {})
-            if not isinstance(below, dict):
-                problems.append(
-                    f"{found[key].where}: {'.'.join(key)} goes below {part!r}, which is a value."
-                )
-                break
-            at = below
-        else:
-            at[key[-1]] = {} if found[key].value == {} else found[key].value
-    return tree
-
-
-def _describe(error: Any, found: dict[tuple[str, ...], _Found]) -> str:
-    key = tuple(str(part) for part in error["loc"])
-    place = next((found[key[:n]].where for n in range(len(key), 0, -1) if key[:n] in found), None)
-    name = ".".join(key)
-    if error["type"] == "extra_forbidden":
-        return f"{place}: unknown key {name!r}."
-    if error["type"] == "missing":
-        return f"{name!r} must be given, by a recipe, an option or --set, but is not."
-    return f"{place}: {name!r}: {error['msg']}, but is {error['input']!r}."
-
-
-def dump(config: Section, stage: str) -> str:
-    """YAML of a complete configuration, as a run directory keeps it; `load` reads it back."""
-    return yaml.dump(
-        {stage: config.model_dump(mode="json")}, Dumper=_Dumper, sort_keys=False, allow_unicode=True
-    )

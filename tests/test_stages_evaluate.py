@@ -1,0 +1,362 @@
+"""Answering and scoring apart: no answer is lost, a failure is no empty answer, files are scored without a model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from thaitool.config import EvalConfig
+from thaitool.data.manifest import from_utterances, write_manifest
+from thaitool.data.shards import read_thai_sup
+from thaitool.errors import ConfigError, EnvironmentProblem, InputError, QuarantineError
+from thaitool.models import checkpoint, generate
+from thaitool.records import TASKS, AudioRef, Utterance
+from thaitool.reports.json_form import read_report
+from thaitool.stages import evaluate
+
+
+@pytest.fixture(scope="module")
+def sup(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.thai_sup(tmp_path_factory.mktemp("evaluate"))
+
+
+def rows(sup: Path, split: str = "test") -> list[Utterance]:
+    return read_thai_sup(sup, split=split)
+
+
+def write_answers(path: Path, answers: list[dict[str, Any]]) -> Path:
+    lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    path.write_text("".join(lines), "utf-8")
+    return path
+
+
+def right(utterances: list[Utterance]) -> list[dict[str, Any]]:
+    return [{"id": u.id, "task": u.task, "text": u.label} for u in utterances]
+
+
+def run(data: Path, out: Path, **changes: Any) -> Any:
+    """report.json of an evaluation."""
+    evaluate.run(tiny.make(EvalConfig, data=data, out=out, **{"draws": 50, **changes}))
+    return json.loads((out / "report.json").read_text("utf-8"))
+
+
+class FakeModel:
+    """Answers every question with the question, and counts what it is asked."""
+
+    def __init__(self, die_at_batch: int = 0) -> None:
+        self.batches: list[int] = []
+        self.die_at_batch = die_at_batch
+        self.loaded = 0
+
+    def to(self, _: Any) -> FakeModel:
+        return self
+
+    def answer(self, *args: Any, **_: Any) -> list[tuple[str, bool]]:
+        instructions = args[4]
+        if len(self.batches) + 1 == self.die_at_batch:
+            raise RuntimeError("the machine dies")
+        self.batches.append(len(instructions))
+        return [(text, True) for text in instructions]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeModel], FakeModel]:
+    def put(fake: FakeModel) -> FakeModel:
+        def load(*_: Any, **__: Any) -> tuple[FakeModel, None]:
+            fake.loaded += 1
+            return fake, None
+
+        monkeypatch.setattr(checkpoint, "load_speech_lm", load)
+        monkeypatch.setattr(generate, "answer", fake.answer)
+        return fake
+
+    return put
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def test_a_run_that_dies_half_way_goes_on(
+    sup: Path, model: Path, tmp_path: Path, use: Callable[[FakeModel], FakeModel]
+) -> None:
+    settings = {"model": model, "batch_s": 12.0}
+    whole = use(FakeModel())
+    run(sup, tmp_path / "whole", **settings)
+    assert sum(whole.batches) == 2 * 16  # with shuffled audio
+    assert len(whole.batches) > 6
+
+    first = use(FakeModel(die_at_batch=3))
+    with pytest.raises(RuntimeError, match="dies"):
+        run(sup, tmp_path / "out", **settings)
+    file = tmp_path / "out" / "predictions.jsonl"
+    assert len(lines_of(file)) == sum(first.batches) > 0
+    with file.open("ab") as target:
+        target.write(b'{"id": "half of a li')  # as a power cut leaves it
+    second = use(FakeModel())
+    report = run(sup, tmp_path / "out", **settings)
+    assert (
+        first.batches + second.batches == whole.batches
+    )  # each question once, in the same batches
+    for name in ("predictions.jsonl", "predictions.shuffled.jsonl"):
+        texts = [
+            [(line["id"], line["text"]) for line in lines_of(tmp_path / out / name)]
+            for out in ("whole", "out")
+        ]
+        assert texts[0] == texts[1]
+    assert report["tasks"][0]["count"] == 4
+
+
+def test_a_run_that_dies_while_scoring_asks_nothing_again(
+    sup: Path,
+    model: Path,
+    tmp_path: Path,
+    use: Callable[[FakeModel], FakeModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(FakeModel())
+
+    def die(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(evaluate, "score_answers", die)
+        run(sup, tmp_path / "out", model=model)
+    assert not (tmp_path / "out" / "report.json").exists()
+    again = use(FakeModel())
+    run(sup, tmp_path / "out", model=model)
+    assert (again.batches, again.loaded) == ([], 0)
+    # Other draws and slices score the same answers again.
+    report = run(sup, tmp_path / "out", model=model, draws=20, slices=["source_id"])
+    assert (again.batches, again.loaded) == ([], 0)
+    assert {part["field"] for part in report["slices"]} == {"source_id"}
+
+
+def test_audio_that_cannot_be_decoded_is_a_failure(
+    sup: Path, model: Path, tmp_path: Path, use: Callable[[FakeModel], FakeModel]
+) -> None:
+    utterances = rows(sup)
+    gone = replace(utterances[0], audio=AudioRef(str(tmp_path / "gone.wav")))
+    write_manifest(from_utterances([gone, *utterances[1:]]), tmp_path / "m.arrow")
+    use(FakeModel())
+    report = run(tmp_path / "m.arrow", tmp_path / "out", model=model)
+    assert [f["id"] for f in report["failures"]] == [gone.id]
+    (task,) = [t for t in report["tasks"] if t["task"] == gone.task]
+    assert task["count"] == 3
+    assert any("1 of 16 items have no answer" in note for note in report["notes"])
+    assert report["accounting"]["unusable recordings"] == 1
+    assert "gone.wav" in (tmp_path / "out" / "quarantine.jsonl").read_text("utf-8")
+    again = use(FakeModel())
+    run(tmp_path / "m.arrow", tmp_path / "out", model=model)  # a failure is not tried again
+    assert again.batches == []
+
+
+def test_failures_in_a_file_count_and_too_many_end_the_run(sup: Path, tmp_path: Path) -> None:
+    answers = right(rows(sup))
+    answers[0] |= {"text": None, "error": "time-out"}
+    file = write_answers(tmp_path / "p.jsonl", answers)
+    report = run(sup, tmp_path / "out", predictions=file)
+    values = {t["task"]: t["scores"][0]["value"] for t in report["tasks"]}
+    assert values == {"asr": 0.0, "ic": 1.0, "ner": 1.0, "sr": 1.0}  # never as an empty answer
+    assert report["failures"] == [
+        {"id": answers[0]["id"], "task": answers[0]["task"], "reason": "time-out"}
+    ]
+    for answer in answers[:3]:
+        answer["text"] = None
+    with pytest.raises(QuarantineError, match="3 of 16"):
+        run(sup, tmp_path / "o2", predictions=write_answers(tmp_path / "q.jsonl", answers))
+    for answer in answers:
+        answer["text"] = None
+    with pytest.raises(InputError, match="None of the 16 items asked has an answer"):
+        run(
+            sup,
+            tmp_path / "o3",
+            predictions=write_answers(tmp_path / "r.jsonl", answers),
+            max_rejected_share=1.0,
+        )
+
+
+def test_an_item_cannot_both_fail_and_be_answered(sup: Path, tmp_path: Path) -> None:
+    answers = right(rows(sup))
+    file = write_answers(tmp_path / "p.jsonl", [*answers, {**answers[3], "text": None}])
+    with pytest.raises(InputError, match="1 items have both"):
+        run(sup, tmp_path / "out", predictions=file)
+
+
+def test_slices_add_up_to_the_whole(sup: Path, tmp_path: Path) -> None:
+    answers = right(rows(sup))
+    for answer in answers[::3]:
+        answer["text"] = "ผิดหมดเลย" if answer["task"] != "ner" else "{}"
+    file = write_answers(tmp_path / "p.jsonl", answers)
+    report = run(sup, tmp_path / "out", predictions=file, slices=["speaker", "length", "label"])
+    whole = {t["task"]: {s["name"]: s for s in t["scores"]} for t in report["tasks"]}
+    for field in ("speaker", "length", "label"):
+        parts = [p for p in report["slices"] if p["field"] == field]
+        assert len(parts) > 1
+        for task in TASKS:
+            mine = [t for p in parts for t in p["tasks"] if t["task"] == task]
+            assert sum(t["count"] for t in mine) == 4
+            name = mine[0]["scores"][0]["name"]
+            for sums in ("numerator", "denominator"):
+                total = sum(t["scores"][0][sums] for t in mine)
+                assert total == pytest.approx(whole[task][name][sums])
+    with pytest.raises(ConfigError, match="A slice must be by one of"):
+        run(sup, tmp_path / "o2", predictions=file, slices=["age"])
+
+
+def test_other_sources_stand_in_the_same_table(sup: Path, tmp_path: Path) -> None:
+    utterances = rows(sup)
+    file = write_answers(tmp_path / "p.jsonl", right(utterances))
+    words = [u for u in utterances if u.task == "asr"]
+    teacher: list[dict[str, Any]] = [
+        {"id": u.id, "task": "asr", "text": f"{u.label}ก"} for u in reversed(words)
+    ]
+    teacher[0]["text"] = None
+    also = write_answers(tmp_path / "teacher.jsonl", teacher)
+    report = run(sup, tmp_path / "out", predictions=file, also=[f"ครู={also}"])
+    (source,) = report["sources"]
+    assert (source["name"], source["failed"]) == ("ครู", 1)
+    assert [t["task"] for t in source["tasks"]] == ["asr"]  # only what it answered
+    assert source["tasks"][0]["scores"][0]["numerator"] == 3
+    assert "ครู" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    del teacher[1]
+    write_answers(also, teacher)
+    with pytest.raises(InputError, match="1 references have no prediction"):
+        run(sup, tmp_path / "out", predictions=file, also=[f"ครู={also}"])
+    with pytest.raises(ConfigError, match="--also must be NAME=PATH"):
+        run(sup, tmp_path / "out", predictions=file, also=["ครู"])
+
+
+def test_predictions_of_another_split_are_told_as_such(sup: Path, tmp_path: Path) -> None:
+    file = write_answers(tmp_path / "p.jsonl", right(rows(sup, "train")))
+    with pytest.raises(InputError, match=r"None of the \d+ predictions is about split test"):
+        run(sup, tmp_path / "out", predictions=file)
+    wrong_task = [{**a, "task": "asr"} for a in right(rows(sup)) if a["task"] == "ic"]
+    with pytest.raises(InputError, match="Their ids are right, but their tasks are asr"):
+        run(
+            sup,
+            tmp_path / "o2",
+            predictions=write_answers(tmp_path / "q.jsonl", wrong_task),
+            task="ic",
+        )
+    empty = write_answers(tmp_path / "empty.jsonl", [])
+    with pytest.raises(InputError, match="None of the 0 predictions"):
+        run(sup, tmp_path / "o3", predictions=empty)
+
+
+def test_transcripts_of_any_manifest_are_scored_without_its_audio(tmp_path: Path) -> None:
+    """A manifest without tasks, labels and splits, ids with spaces, no sound anywhere; torch is not loaded."""
+    utterances = [
+        Utterance(
+            f"ไฟล์ {k}.wav", AudioRef("/nowhere/a b.wav"), 2.0 + k, 16_000, text=f"ประโยคที่ {k}"
+        )
+        for k in range(8)
+    ]
+    write_manifest(from_utterances(utterances), tmp_path / "m.arrow")
+    answers = [{"id": u.id, "task": "asr", "text": f"{u.text}ก"} for u in utterances]
+    file = write_answers(tmp_path / "p.jsonl", answers)
+    program = (
+        "import sys; from thaitool.cli.main import main; sys.argv[1:] = "
+        f"['eval', '--task', 'asr', '--data', {str(tmp_path / 'm.arrow')!r}, '--predictions', {str(file)!r},"
+        f" '--out', {str(tmp_path / 'out')!r}, '--slice', 'length', '--set', 'draws=50']\n"
+        "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tiny.ROOT
+    )
+    assert done.stdout.splitlines()[-1] == "0 False", done.stdout + done.stderr
+    assert "asr: cer by length" in done.stdout
+    report = read_report(tmp_path / "out" / "report.json")
+    score = report.tasks[0].scores[0]
+    assert (score.numerator, report.tasks[0].count) == (8, 8)
+    assert "<audio" not in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_leaks_from_the_training_data_are_named(sup: Path, tmp_path: Path) -> None:
+    utterances = rows(sup)
+    file = write_answers(tmp_path / "p.jsonl", right(utterances))
+    copied = replace(utterances[5], id="another id", split="train")
+    write_manifest(from_utterances([copied]), tmp_path / "train.arrow")
+    report = run(sup, tmp_path / "out", predictions=file, trained_on=[tmp_path / "train.arrow"])
+    assert report["accounting"]["training items compared"] == 1
+    assert report["accounting"]["leaked"] >= 1
+    assert any(utterances[5].id in note and "another id" in note for note in report["notes"])
+    clean = run(sup, tmp_path / "o2", predictions=file)
+    assert "leaked" not in clean["accounting"]
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A judge that gives every answer a 5 and can be told to say something else."""
+    state: dict[str, Any] = {"says": None, "asked": 0}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            state["asked"] += 1
+            good = json.dumps({"meaning": 5, "fluency": 5, "written": 5, "score": 5})
+            text = good if state["says"] is None else state["says"]
+            body = {"model": "judge-1", "choices": [{"message": {"content": text}}]}
+            content = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing on stderr."""
+
+    http = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}/v1", state
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def test_a_judge_grades_and_its_silence_is_no_zero(
+    sup: Path, tmp_path: Path, server: tuple[str, dict[str, Any]]
+) -> None:
+    url, state = server
+    file = write_answers(tmp_path / "p.jsonl", right(rows(sup)))
+    asked = {"predictions": file, "judge": url, "judge_model": "judge-1"}
+    state["says"] = "I cannot say."
+    with pytest.raises(EnvironmentProblem, match=r"graded 0\.0% of the rephrasings"):
+        run(sup, tmp_path / "out", **asked)
+    sr = read_report(tmp_path / "out" / "report.json").tasks[3]
+    scores = {score.name: score for score in sr.scores}
+    assert scores["sr_score"].value is None
+    assert scores["sr_judge_coverage"].value == 0
+    state["says"] = None
+    report = run(sup, tmp_path / "out", **asked)
+    graded = {s["name"]: s["value"] for s in report["tasks"][3]["scores"]}
+    assert graded["sr_score"] == 5
+    # It gave the bad canaries a 5 too.
+    assert any("do not use its scores" in note for note in report["notes"])
+    before = state["asked"]
+    assert run(sup, tmp_path / "out", **asked)["tasks"] == report["tasks"]
+    assert state["asked"] == before  # votes are kept
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert ">5.00<" in page
+    assert "500.00 %" not in page
+    run(sup, tmp_path / "out", **{**asked, "judge_model": "judge-2"})
+    assert state["asked"] > before  # but not those of another judge

@@ -1,0 +1,1 @@
+"""Local `evaluate` metric: `evaluate.load("<package>/metrics/embedding_similarity")`. No hub."""

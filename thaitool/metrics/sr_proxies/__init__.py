@@ -1,0 +1,1 @@
+"""Local `evaluate` metric: `evaluate.load("<package>/metrics/sr_proxies")`. No hub."""

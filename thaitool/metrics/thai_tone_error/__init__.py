@@ -1,0 +1,1 @@
+"""Local `evaluate` metric: `evaluate.load("<package>/metrics/thai_tone_error")`. No hub."""

@@ -1,0 +1,80 @@
+"""per_item.jsonl: every item of a report with what the intervals resample, so that scores can be made again from it.
+
+A line has id, task, reference, hypothesis, error, source_id and speaker, and `spoken` (the transcript) where there was
+something to rephrase. Scores nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from thaitool.errors import InputError
+from thaitool.records import Prediction, Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from thaitool.reports.report import Report
+
+PER_ITEM = "per_item.jsonl"
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The file, line by line. Without `report.references` an item is its own source, of an unknown speaker."""
+    for task in report.tasks:
+        known = [r for r in report.references if r.task == task.task]
+        for k, item in enumerate(task.items):
+            source, speaker = (
+                (known[k].source_id, known[k].speaker) if known else (item.id, "unknown")
+            )
+            if known and known[k].id != item.id:
+                raise ValueError(
+                    f"Item {k} of {task.task} must be {known[k].id!r}, but is {item.id!r}."
+                )
+            row = {
+                "id": item.id,
+                "task": item.task,
+                "reference": item.reference,
+                "hypothesis": item.hypothesis,
+                "error": item.error,
+                "source_id": source,
+                "speaker": speaker,
+            }
+            if item.task == "sr" and item.id in report.spoken:
+                row["spoken"] = report.spoken[item.id]
+            yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def read_items(path: Path) -> tuple[list[Reference], list[Prediction], dict[str, str]]:
+    """References and predictions as they were scored, and transcripts by id.
+
+    Raises:
+        InputError: there is no such file, or a line lacks a field.
+    """
+    references: list[Reference] = []
+    predictions: list[Prediction] = []
+    spoken: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                row = json.loads(line)
+                item, task = row["id"], row["task"]
+                references.append(
+                    Reference(item, task, row["reference"], row["source_id"], row["speaker"])
+                )
+                predictions.append(Prediction(item, task, row["hypothesis"]))
+                if "spoken" in row:
+                    spoken[item] = row["spoken"]
+    except OSError as error:
+        raise InputError(
+            f"{path} must hold the items of a report, but cannot be read: {error.strerror or error}. Run"
+            " `thaitool eval` again to write it."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}:{len(references) + 1} must be an item of a report, but is not: {type(error).__name__} {error}."
+            " Run `thaitool eval` again to write it."
+        ) from error
+    return references, predictions, spoken

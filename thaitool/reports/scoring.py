@@ -1,0 +1,222 @@
+"""Stored answers beside their references: to scores, slices, other sources and a note of every item without an answer.
+
+Runs no model and opens no audio; the arithmetic is `thaitool.metrics`'.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
+
+from thaitool.data.manifest import Manifest
+from thaitool.errors import InputError
+from thaitool.metrics.intents import intent_outcomes
+from thaitool.metrics.tasks import TaskScores, score_tasks, slice_scores
+from thaitool.reports.items import confusion, rows_of_task, slices
+from thaitool.reports.predictions import Answers, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from thaitool.metrics.tasks import ClusterBy
+    from thaitool.records import Prediction, Reference, Rejected
+    from thaitool.reports.report import Confusion, Slice, Table
+
+_SHOWN = 3
+#: Speakers that the accounting names one by one.
+MOST_NAMES = 20
+SYNTHETIC = (
+    "The test speech is synthetic (embedded voices, trainable: false): figures show that the pipeline learns, not how"
+    " well it understands people."
+)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Items that are asked; row k of `items` is `references[k]`."""
+
+    items: Manifest
+    references: list[Reference]
+    closed_set: tuple[str, ...]
+    """All intent names of the data, not of these items only."""
+    name: str
+    """What the items are, for messages."""
+    keywords: tuple[str, ...] = ()
+    """Words whose hit rate transcriptions are scored by."""
+    cluster_by: ClusterBy = "both"
+    """What the intervals resample."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one set of answers; `rows` are the items that they count."""
+
+    tasks: tuple[TaskScores, ...]
+    rows: NDArray[np.int64]
+    failures: tuple[Failure, ...]
+    seconds: float
+    """Spent on answering."""
+
+
+def score_answers(
+    test: TestSet,
+    answers: Answers,
+    *,
+    draws: int,
+    seed: int,
+    may_lack_tasks: bool = False,
+    may_have_more: bool = False,
+) -> Scored:
+    """Scores of the items that have an answer. A failure takes its item out of every score.
+
+    Args:
+        test: What is asked.
+        answers: Of one system.
+        draws, seed: Of the intervals.
+        may_lack_tasks: Whether tasks that the answers do not mention at all are left out.
+        may_have_more: Whether answers to other items are passed over; otherwise they are an error.
+
+    Raises:
+        InputError: no answer is about these items; or an id is missing, unknown or there twice; or every item failed.
+    """
+    asked = {(r.id, r.task) for r in test.references}
+    _require_overlap(test, answers, asked)
+    failures = {(f.id, f.task): f for f in answers.failures if (f.id, f.task) in asked}
+    predictions = answers.predictions
+    if may_have_more:
+        predictions = [p for p in predictions if (p.id, p.task) in asked]
+    _require_one_outcome(failures, answers, predictions)
+    told = {p.task for p in predictions} | {task for _, task in failures}
+    kept = [
+        k
+        for k, r in enumerate(test.references)
+        if (r.id, r.task) not in failures and (not may_lack_tasks or r.task in told)
+    ]
+    if not kept:
+        raise InputError(
+            f"None of the {len(failures)} items asked has an answer; the first failed with:"
+            f" {next(iter(failures.values())).reason}. There is nothing to score."
+        )
+    scored = [test.references[k] for k in kept] if len(kept) < len(asked) else test.references
+    asked.clear()  # before the scores, which take as much memory again
+    tasks = score_tasks(
+        scored,
+        predictions,
+        closed_set=test.closed_set,
+        spoken=spoken_texts(test, scored),
+        keywords=test.keywords,
+        cluster_by=test.cluster_by,
+        seed=seed,
+        draws=draws,
+    )
+    seconds = sum(p.seconds for p in predictions)
+    return Scored(tasks, np.asarray(kept, np.int64), tuple(failures.values()), seconds)
+
+
+def score_slices(
+    test: TestSet, scored: Scored, fields: Sequence[str], *, draws: int, seed: int
+) -> list[Slice]:
+    """Scores with intervals of their own for each value of each field, of what can be taken apart by item."""
+    items = test.items.select(np.isin(np.arange(len(test.items)), scored.rows))
+    is_of = [rows_of_task(items, task.task) for task in scored.tasks]
+    # Row k of the items is item number `place[k]` of its task.
+    place = np.zeros(len(items), np.int64)
+    for task, mask in zip(scored.tasks, is_of, strict=True):
+        place[mask] = np.arange(task.count)
+
+    def score(rows: NDArray[np.int64]) -> tuple[TaskScores, ...]:
+        found = []
+        for task, mask in zip(scored.tasks, is_of, strict=True):
+            mine = place[rows[mask[rows]]]
+            if len(mine):
+                scores = slice_scores(task, mine, draws=draws, seed=seed)
+                found.append(TaskScores(task.task, len(mine), scores))
+        return tuple(found)
+
+    return [part for field in fields for part in slices(items, field, score)]
+
+
+def intent_confusion(test: TestSet, tasks: Sequence[TaskScores]) -> Confusion | None:
+    """The confusion matrix of the intents; None without that task."""
+    items = [item for task in tasks if task.task == "ic" for item in task.items]
+    if not items:
+        return None
+    told = [item.hypothesis for item in items]
+    return confusion(intent_outcomes([item.reference for item in items], told, test.closed_set))
+
+
+def accounting(items: Manifest, scored: Scored, set_aside: Sequence[Rejected]) -> Table:
+    """How much was asked, of whom, and what it took."""
+    speakers = sorted(pc.unique(pc.fill_null(items.column("speaker"), "unknown")).to_pylist())
+    return {
+        "utterances": len(items),
+        "source items": int(pc.count_distinct(items.column("source_id"), mode="all").as_py()),
+        "speakers": ", ".join(speakers) if len(speakers) <= MOST_NAMES else len(speakers),
+        "audio s": round(float(items.duration_s.sum()), 1),
+        "answering s": round(scored.seconds, 1),
+        "unusable recordings": len(scored.failures),
+        "recordings set aside when the data was listed": len(set_aside),
+    }
+
+
+def notes(items: Manifest, failures: Sequence[Failure], asked: int) -> tuple[str, ...]:
+    """What must be read with the scores."""
+    found = [] if pc.all(items.column("trainable")).as_py() else [SYNTHETIC]
+    if failures:
+        kinds = Counter(f.reason.partition(":")[0] for f in failures)
+        listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        found.append(
+            f"{len(failures)} of {asked} items have no answer ({listed}). No score counts them; a system that fails on"
+            " hard items looks better than it is."
+        )
+    return tuple(found)
+
+
+def spoken_texts(test: TestSet, references: Sequence[Reference]) -> dict[str, str]:
+    """What was said in each item to be rephrased; other tasks do not ask."""
+    if not any(r.task == "sr" for r in references):
+        return {}
+    rephrased = test.items.select(pc.fill_null(pc.equal(test.items.column("task"), "sr"), False))
+    ids, texts = (rephrased.column(name).to_pylist() for name in ("id", "text"))
+    return {item: text or "" for item, text in zip(ids, texts, strict=True)}
+
+
+def _require_overlap(test: TestSet, answers: Answers, asked: set[tuple[str, str]]) -> None:
+    if any((p.id, p.task) in asked for p in answers.predictions):
+        return
+    if any((f.id, f.task) in asked for f in answers.failures):
+        return
+    given = [(p.id, p.task) for p in answers.predictions]
+    given += [(f.id, f.task) for f in answers.failures]
+    ids = {item for item, _ in asked}
+    same_id = sorted({task for item, task in given if item in ids})
+    hint = (
+        f" Their ids are right, but their tasks are {', '.join(same_id)}."
+        if same_id
+        else f" They are about {', '.join(repr(i) for i, _ in given[:_SHOWN])}, ...; here the ids are"
+        f" {', '.join(repr(r.id) for r in test.references[:_SHOWN])}, ..."
+        if given
+        else ""
+    )
+    raise InputError(
+        f"None of the {len(given)} predictions is about {test.name} ({len(asked)} items).{hint} Were they made for"
+        " another split or data set? Choose it with --split and --data."
+    )
+
+
+def _require_one_outcome(
+    failures: dict[tuple[str, str], Failure], answers: Answers, predictions: Sequence[Prediction]
+) -> None:
+    both = [key for key in ((p.id, p.task) for p in predictions) if key in failures]
+    twice = len(answers.failures) - len({(f.id, f.task) for f in answers.failures})
+    if both or twice:
+        raise InputError(
+            f"Each item has an answer or a failure, once; {len(both)} items have both"
+            f" ({', '.join(item for item, _ in both[:_SHOWN])}) and {twice} failures are listed twice."
+        )

@@ -1,0 +1,85 @@
+"""A report directory back as scores that can be taken apart by item. Writes nothing and runs no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thaitool.errors import InputError
+from thaitool.metrics.tasks import score_tasks
+from thaitool.reports.json_form import read_report
+from thaitool.reports.per_item import PER_ITEM, read_items
+
+if TYPE_CHECKING:
+    from thaitool.metrics.tasks import ClusterBy, TaskScores
+    from thaitool.records import Prediction, Reference
+    from thaitool.reports.report import Report
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """report.json and the items behind it."""
+
+    name: str
+    report: Report
+    references: list[Reference]
+    predictions: list[Prediction]
+    spoken: dict[str, str]
+
+    def keys(self) -> set[tuple[str, str]]:
+        """(id, task) of every item."""
+        return {(r.id, r.task) for r in self.references}
+
+
+def load_report(text: str) -> tuple[str, Report]:
+    """Name and report.json of `[NAME=]PATH`; the path is a report directory or its report.json.
+
+    Raises:
+        InputError: there is no report.
+    """
+    name, folder = _named(text)
+    return name, read_report(folder / "report.json")
+
+
+def load_stored(text: str) -> StoredReport:
+    """The report of `[NAME=]PATH` with its items.
+
+    Raises:
+        InputError: there is no report, or its items are gone.
+    """
+    name, folder = _named(text)
+    report = read_report(folder / "report.json")
+    return StoredReport(name, report, *read_items(folder / PER_ITEM))
+
+
+def rescore(
+    stored: StoredReport,
+    keys: set[tuple[str, str]],
+    *,
+    draws: int,
+    seed: int,
+    cluster_by: ClusterBy,
+    intents: tuple[str, ...] = (),
+) -> tuple[TaskScores, ...]:
+    """The scores of the items in `keys`, made again from the stored texts by this version's metrics."""
+    return score_tasks(
+        [r for r in stored.references if (r.id, r.task) in keys],
+        [p for p in stored.predictions if (p.id, p.task) in keys],
+        closed_set=intents or stored.report.intents,
+        spoken=stored.spoken,
+        cluster_by=cluster_by,
+        draws=draws,
+        seed=seed,
+    )
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, rest = text.partition("=")
+    path = Path(rest if equals else text)
+    folder = path.parent if path.name == "report.json" else path
+    if not (folder / "report.json").is_file():
+        raise InputError(
+            f"{folder} must be a report directory of `thaitool eval`, but has no report.json."
+        )
+    return (name if equals else folder.name or str(folder)), folder
