@@ -386,3 +386,24 @@ def test_the_recipe_in_the_run_directory_starts_the_same_run(
 ) -> None:
     kept = yaml.safe_load((undisturbed.path / "config.yaml").read_text("utf-8"))["pretrain"]
     assert PretrainConfig.model_validate(kept) == config(audio, undisturbed.path)
+
+
+def test_a_second_run_on_the_same_directory_is_refused_while_the_first_lives(
+    audio: Path, tmp_path: Path
+) -> None:
+    """As when only the launcher was killed, and its processes work on."""
+    cfg = config(audio, tmp_path / "run", updates=4)
+    pretrain.run(config(audio, tmp_path / "run", updates=4))
+    (tmp_path / "run" / "result.json").unlink()
+    hold = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'a+'); fcntl.lockf(f, fcntl.LOCK_EX);"
+        " print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=r"run is in use by process \d+ on .*; wait until"):
+            pretrain.run(cfg)
+        holder.kill()
+    assert pretrain.run(cfg).training.done["updates"] == 4

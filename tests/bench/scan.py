@@ -83,7 +83,7 @@ def of_soundfile(path: str) -> tuple[int, int, int]:
 
 
 def of_lhotse(path: str) -> tuple[int, int, int]:
-    from lhotse import Recording  # type: ignore[import-untyped]
+    from lhotse import Recording
 
     found = Recording.from_file(path)
     return found.num_samples, found.sampling_rate, found.num_channels

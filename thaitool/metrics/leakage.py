@@ -172,8 +172,11 @@ def _near_long(index: _Index, form: str) -> list[tuple[int, float]]:
     grams = _grams(form, _GRAM_LONG)
     near = []
     for i in {i for gram in grams for i in index.grams.get(gram, ())}:
-        common = len(grams & index.sets[i])
-        likeness = common / (len(grams) + len(index.sets[i]) - common)
+        other = index.sets[i]
+        if min(len(grams), len(other)) < JACCARD * max(len(grams), len(other)):
+            continue  # too unlike in size to share enough
+        common = len(grams & other)
+        likeness = common / (len(grams) + len(other) - common)
         if likeness >= JACCARD:
             near.append((i, likeness))
     return near

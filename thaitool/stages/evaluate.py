@@ -296,6 +296,7 @@ def _report(
     partly = config.limit is not None or config.task != "slu"
     draws, seed = config.draws, config.seed
     scored = score_answers(test, answers, draws=draws, seed=seed, may_have_more=partly)
+    answers.predictions.clear()  # their texts are in `scored`; of a million, 240 MB are not needed any more
     _count_failures(config, test, scored.failures)
     other_audio: tuple[TaskScores, ...] = ()
     if shuffled is not None:

@@ -15,7 +15,7 @@ from transformers import Wav2Vec2ForPreTraining
 from thaitool.data.manifest import Manifest, open_manifest
 from thaitool.data.plan import BatchPlan, make_plan
 from thaitool.data.prepare import prepare
-from thaitool.errors import ThaitoolError
+from thaitool.errors import Interrupted, QuarantineError, TrainingFailed
 from thaitool.models.checkpoint import weights_sha256
 from thaitool.models.encoder import feature_extractor, load_pretraining, new_config
 from thaitool.models.estimate import describe, estimate
@@ -122,7 +122,7 @@ def run(
             description="pretrain",
             crop_s=config.crop_s,
         )
-    except ThaitoolError as error:
+    except (TrainingFailed, QuarantineError, Interrupted) as error:
         # A run that ended early is the one whose curves are looked at.
         if accelerator.is_main_process:
             _report(config, out, {}, str(error))
@@ -155,7 +155,11 @@ def _claim(
             "pretrain",
             manifest=manifest,
             inputs={"init": weights_sha256(init) if init else None},
-            paths=("out", "data", "replay", "init", "cache", "scan_workers"),
+            # Where things lie, and what is done about a collapse, which a run that stopped may change.
+            paths=(
+                *("out", "data", "replay", "init", "cache", "scan_workers"),
+                *("on_collapse", "max_rollbacks"),
+            ),
             rejected=rejected,
             main=True,
         )

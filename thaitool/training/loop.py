@@ -90,11 +90,17 @@ def train(
         stored = json.loads((run.path / RESULT).read_text("utf-8"))
         return TrainingResult(**{**stored, "resumed_from": config.updates})
     require_trackers(config.trackers)
-    loop = _Loop(task, Updater(task, manifest, plan, config, run, accelerator, crop_s))
+    with run.alone(main=accelerator.is_main_process):
+        loop = _Loop(task, Updater(task, manifest, plan, config, run, accelerator, crop_s))
+        return _run(loop, progress, description)
+
+
+def _run(loop: _Loop, progress: Progress, description: str) -> TrainingResult:
+    updates = loop.config.updates
     resumed_from = loop.resume()
     with (
         noting_signals() as received,
-        progress(description, config.updates, resumed_from) as advance,
+        progress(description, updates, resumed_from) as advance,
     ):
         for steps, note in loop.updates():
             advance(steps, note)
@@ -103,8 +109,8 @@ def train(
                 loop.trackers.close()
                 number = received.number or 15
                 raise Interrupted(
-                    f"Stopped by signal {number} after update {loop.done.updates} of {config.updates}; the checkpoint"
-                    f" is in {run.path}. Run the same command again to go on.",
+                    f"Stopped by signal {number} after update {loop.done.updates} of {updates}; the checkpoint"
+                    f" is in {loop.run.path}. Run the same command again to go on.",
                     number,
                 )
     return loop.finish(resumed_from)

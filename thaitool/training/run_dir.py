@@ -5,11 +5,13 @@ Everything appears under its final name only when whole: written beside it first
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +34,7 @@ from thaitool.training.ranks import world_size
 RUN = "run.json"
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
+LOCK = ".lock"
 MANIFEST = "manifest.arrow"
 #: Keys of `train` that do not change what is computed: helpers, what is kept and shown, when to give up; and
 #: accumulation, of which only its product with the number of processes counts.
@@ -75,6 +78,34 @@ class RunDir:
     def checkpoint(self, update: int) -> Path:
         """Where the checkpoint of an update lies."""
         return self.path / f"checkpoint-{update}"
+
+    @contextmanager
+    def alone(self, *, main: bool) -> Iterator[None]:
+        """Keeps other runs out while this one works: a killed launcher leaves its processes behind, and two runs that
+        write the same files would spoil them.
+
+        Raises:
+            InputError: another process has the directory.
+        """
+        if not main:
+            yield
+            return
+        # A record lock: the system drops it with the process, however that ends, and workers do not inherit it.
+        with (self.path / LOCK).open("a+") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise InputError(
+                    f"{self.path} is in use by {holder}; wait until it ends, or end it"
+                    " (processes outlive a launcher that was killed)."
+                ) from error
+            with disk_full_is_explained(self.path / LOCK):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}\n")
+                file.flush()
+            yield
 
     def point(self, link: str, update: int) -> None:
         """Makes `best` or `last` name a checkpoint."""
