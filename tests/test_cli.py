@@ -137,7 +137,7 @@ OPTIONS = {
     ),
     "eval": (
         "--task ic --data d --model m --predictions p --out o --split dev --limit 7 --no-shuffled --llm l"
-        " --seed 4 --device cpu"
+        " --also v=p --slice speaker,length --seed 4 --device cpu"
     ),
     "infer": "a.wav b.wav --model m --task ner --prompt p --llm l --device cpu",
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("pretrain", "scan", "synth", "align", "finetune", "eval", "infer"),
-    *("convert", "convert fairseq", "doctor"),
+    *("compare", "convert", "convert fairseq", "doctor"),
 )
 HEAVY = (
     "torch",

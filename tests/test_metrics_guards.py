@@ -233,6 +233,13 @@ def test_ids_that_differ_in_white_space_are_told(given: str) -> None:
         _joined(["utt1", "utt2"], [given, "utt2"])
 
 
+def test_a_reference_twice_does_not_hide_a_prediction_without_one() -> None:
+    with pytest.raises(
+        InputError, match=r"1 references occur more than once: a .* no reference: b"
+    ):
+        _joined(["a", "a"], ["a", "b"])
+
+
 def test_other_ids_get_no_hint() -> None:
     with pytest.raises(InputError) as caught:
         _joined(["utt1"], ["utt3"])

@@ -140,6 +140,11 @@ def test_where_keywords_are_found(text: str, keywords: list[str], said: int) -> 
     assert keyword_scores([text], [""], keywords)[0].denominator == said
 
 
+def test_the_longest_keyword_counts_where_several_start() -> None:
+    hit, _ = keyword_scores(["กรุงเทพมหานคร"], ["กรุงเทพ"], ["กรุงเทพ", "กรุงเทพมหานคร"])
+    assert (hit.numerator, hit.denominator) == (0, 1)
+
+
 @pytest.mark.parametrize("keywords", [[], ["ก", "ก "], ["!"]])
 def test_lists_of_keywords_are_checked(keywords: list[str]) -> None:
     with pytest.raises(InputError, match="different and not empty"):
@@ -182,6 +187,7 @@ def test_transcription_reports_every_rate() -> None:
         ("ซื้อส้ม 3 กิโล", "ซื้อส้ม 4 กิโล", 0, 1),
         ("3 คน 3 วัน", "3 คน", 1, 2),
         ("1,500 บาท", "1500 บาท", 1, 1),
+        ("3 คน", "3 คน 3 วัน", 1, 1),
         ("13 คน", "3 คน", 0, 1),
         ("ไปตลาด", "3", 0, 0),
     ],
