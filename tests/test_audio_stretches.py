@@ -65,6 +65,19 @@ def test_a_stretch_is_cut_from_the_whole_to_the_sample(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("suffix", [".mp3", ".flac"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_long_files_are_read_in_blocks_and_come_out_the_same(
+    tmp_path: Path, suffix: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an MP3 libsndfile would give something else at each joint."""
+    path = tmp_path / f"a{suffix}"
+    write_long(path, 12.0, 24_000, channels)
+    whole = decode(str(path), "a")
+    monkeypatch.setattr("thaitool.audio.decode._BLOCK_FRAMES", 5_000)
+    np.testing.assert_allclose(decode(str(path), "a"), whole, rtol=0, atol=1e-6)
+
+
 def test_without_its_lead_in_an_mp3_would_be_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

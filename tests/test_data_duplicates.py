@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -129,3 +130,15 @@ def test_stretches_and_texts_make_utterances_different(tmp_path: Path, tone: Ton
     ]
     assert "from 2 to 4 s of a recording of 3.000 s" in rejected[1].detail
     assert rejected[2].detail == f"same audio as {tmp_path / 'r.wav'}@0-1000"
+
+
+def test_a_whole_flac_stays_for_a_damaged_one_of_the_same_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "b.flac", 0.2 * rng.standard_normal(32_000), 16_000)
+    whole = (tmp_path / "b.flac").read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 : len(whole) // 2 + 2000] = bytes(2000)
+    (tmp_path / "a.flac").write_bytes(bytes(damaged))
+    manifest, rejected = scan([tmp_path], duplicates="drop", max_rejected_share=1.0)
+    assert [manifest[i].id for i in range(len(manifest))] == ["b.flac"]
+    assert [(r.reason, r.item) for r in rejected] == [("duplicate", str(tmp_path / "a.flac"))]

@@ -56,6 +56,13 @@ def test_an_epoch_is_a_partition_within_the_padded_seconds(
     )
 
 
+def test_a_duration_that_a_short_float_rounds_down_still_fits() -> None:
+    batch_s = 7 * float(np.float32(0.7))
+    assert batch_s < 7 * 0.7
+    plan = make_plan(np.full(70, 0.7), batch_s=batch_s, seed=0)
+    assert {len(b) for b in plan.epoch(0)} == {6, 4}
+
+
 parts = st.lists(
     st.tuples(st.integers(0, 40), st.sampled_from([0.0, 0.05, 0.3, 0.5, 1.0, 1.9, 2.5, 7.0])),
     min_size=1,

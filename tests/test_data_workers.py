@@ -84,6 +84,22 @@ def test_a_killed_worker_is_an_error_and_not_a_hang(
         list(batches(manifest, plan, range(4), workers=2))
 
 
+def test_a_worker_that_dies_does_not_disturb_what_the_program_does_just_then(
+    manifest: Manifest,
+) -> None:
+    before = multiprocessing.active_children()
+    plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
+    source = batches(manifest, plan, range(1_000), workers=1)
+    next(source)
+    (child,) = (c for c in multiprocessing.active_children() if c not in before)
+    os.kill(child.pid or 0, signal.SIGKILL)
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        pass  # torch's own handler of SIGCHLD would raise here
+    with pytest.raises(EnvironmentProblem, match="process that decodes audio has died"):
+        list(source)
+
+
 def test_leaving_early_ends_the_workers(manifest: Manifest) -> None:
     plan = make_plan(manifest.duration_s, batch_s=3, seed=3)
     before = multiprocessing.active_children()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,8 @@ def test_a_scan_is_a_manifest_a_ledger_and_a_summary(tmp_path: Path, tone: Tone)
     with pytest.raises(QuarantineError, match="1 of 7 recordings are unusable"):
         strict = config.model_copy(update={"max_rejected_share": 0.1, "out": tmp_path / "strict"})
         scan.run(strict)
-    assert not (tmp_path / "strict").exists()
+    assert [p.name for p in (tmp_path / "strict").iterdir()] == ["quarantine.jsonl"]
+    assert len((tmp_path / "strict" / "quarantine.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_cache_holds_the_same_sound(tmp_path: Path, tone: Tone) -> None:
@@ -144,3 +147,74 @@ def test_a_run_ends_with_a_page_of_its_monitors(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     for name in ("code_perplexity_g0", "prob_perplexity_g1", "probe_effective_rank", "grad_norm"):
         assert f'alt="{name} by update"' in page
+
+
+def test_pauses_of_a_long_recording_are_listed_and_are_no_unusable_recordings(
+    tmp_path: Path, tone: Tone
+) -> None:
+    """Half of a lecture is silence: the cache leaves those pieces out, and the share of bad files stays 0."""
+    (tmp_path / "audio").mkdir()
+    spoken, silence = tone(30.0), np.zeros(16_000 * 60, np.float32)
+    soundfile.write(tmp_path / "audio" / "long.wav", np.r_[spoken, silence, spoken], 16_000)
+    config = tiny.make(
+        ScanConfig,
+        data=[tmp_path / "audio"],
+        out=tmp_path / "scan",
+        longest_s=15.0,
+        cache=tmp_path / "cache",
+    )
+    found = scan.run(config)
+    assert found.rejected == {"pause": 4}
+    assert found.utterances == 4
+    lines = (tmp_path / "scan" / "quarantine.jsonl").read_text().splitlines()
+    items = [json.loads(line)["item"].rpartition("@")[2] for line in lines]
+    assert items == ["30000-45000", "45000-60000", "60000-75000", "75000-90000"]
+
+
+def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
+    one = tiny.clips(tmp_path / "one", 10)
+    same = tiny.clips(tmp_path / "same", 10)
+    with pytest.raises(InputError, match=r"Nothing of .*same is left to use \(10 duplicate\)"):
+        pretrain.run(pretraining(tmp_path / "run", one, replay=[same]))
+    assert not (tmp_path / "run").exists()
+    pretrain.run(pretraining(tmp_path / "run", one, replay=[same], duplicates="keep"))
+
+
+def test_a_pipe_as_a_source_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(InputError, match=r"pipe.wav must be a directory or a file, but is a pipe"):
+        scan.run(tiny.make(ScanConfig, data=[tmp_path / "pipe.wav"], out=tmp_path / "scan"))
+
+
+def test_limits_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"longest_s must be min_s \(1\) at least"):
+        tiny.make(ScanConfig, data=[Path("a")], out=Path("b"), longest_s=0.5, min_s=1.0)
+    for wrong in ({"dev_share": 1.0}, {"mask_prob": 0.0}, {"weights": [1.0, 2.0]}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            pretraining(Path("b"), Path("a"), **wrong)
+
+
+def test_held_out_audio_that_vanishes_costs_no_update(tmp_path: Path) -> None:
+    audio = tiny.clips(tmp_path / "audio", 20)
+    config = pretraining(tmp_path / "run", audio, train={**TRAIN, "updates": 6, "eval_every": 4})
+
+    class Vanishing:
+        def __init__(self) -> None:
+            self.seen = 0
+
+        def __call__(self, steps: int = 1, note: str = "") -> None:  # noqa: ARG002
+            self.seen += 1
+            if self.seen == 3:
+                manifest = open_manifest(tmp_path / "run" / "manifest.arrow")
+                mask = held_out(manifest, share=0.2, limit_s=1e9)
+                for index in np.flatnonzero(mask):
+                    Path(manifest[int(index)].audio.path).unlink()
+
+    @contextmanager
+    def progress(description: str, total: int, done: int = 0) -> Any:
+        yield Vanishing()
+
+    with pytest.raises(InputError, match="None of the 4 held-out recordings could be read"):
+        pretrain.run(config, progress)
+    assert RunDir(tmp_path / "run").last_update == 4
+    assert [row["update"] for row in RunDir(tmp_path / "run").metrics()] == [1, 2, 3, 4]

@@ -3,6 +3,15 @@
 A message names the thing, the requirement, what came instead, and what to do.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from thaitool.records import Rejected
+
 
 class ThaitoolError(Exception):
     """Base of everything that a user can be told about. Never raised itself."""
@@ -23,9 +32,13 @@ class InputError(ThaitoolError):
 
 
 class QuarantineError(InputError):
-    """More input was unusable than the configured share allows."""
+    """More input was unusable than the configured share allows; `rejected` are the lines of the ledger."""
 
     exit_code = 4
+
+    def __init__(self, message: str, rejected: Sequence[Rejected] = ()) -> None:
+        super().__init__(message)
+        self.rejected = tuple(rejected)
 
 
 class EnvironmentProblem(ThaitoolError):

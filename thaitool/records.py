@@ -66,6 +66,14 @@ class Utterance:
     part: int = 0
     """Which `data` entry of the configuration it came from; sampling weights are by part."""
 
+    @property
+    def place(self) -> str:
+        """What the ledger calls it: where its audio lies, and the stretch in milliseconds if it is not all."""
+        if self.start_s == 0 and self.end_s is None:
+            return str(self.audio)
+        end = "" if self.end_s is None else round(1000 * self.end_s)
+        return f"{self.audio}@{round(1000 * self.start_s)}-{end}"
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:

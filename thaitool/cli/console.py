@@ -125,10 +125,19 @@ def print_training(
                 f"{done['hours']:.2f} h in {done['epochs']:.2f} epochs, {done['utterances']} utterances",
             ),
             ("set aside", f"{done['rejected']} unusable, {done['unused']} not alignable"),
+            *_without_step(done),
             ("time", f"{done['train_s']:.0f} s"),
         ]
         rows += [(name, f"{value:.4f}") for name, value in training.metrics.items()]
     print_table(title, [*rows, ("directory", str(out))])
+
+
+def _without_step(done: dict[str, Any]) -> list[tuple[str, str]]:
+    """A line only where there is something to tell."""
+    skipped, nonfinite = done.get("skipped", 0), done.get("nonfinite", 0)
+    if not skipped + nonfinite:
+        return []
+    return [("no step made", f"{skipped} updates without usable audio, {nonfinite} not finite")]
 
 
 def _terminated(number: int, _frame: Any) -> None:

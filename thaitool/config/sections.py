@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
@@ -122,6 +122,12 @@ class Recordings(Section):
     )
     scan_workers: Count = Field(1, description="Processes that read headers, split and cache.")
 
+    @model_validator(mode="after")
+    def _pieces_are_long_enough(self) -> Self:
+        if self.longest_s < self.min_s:
+            raise ValueError(f"longest_s must be min_s ({self.min_s:g}) at least")
+        return self
+
 
 class ScanConfig(Recordings):
     """`thaitool scan`: recordings to a manifest, once for many runs."""
@@ -155,10 +161,15 @@ class PretrainConfig(Recordings):
     crop_s: float = Field(
         15.0, ge=0.1, description="Longer audio is cut to a random window of this length."
     )
-    dev_share: Share = Field(0.05, description="Share of the sources held out for validation.")
+    dev_share: float = Field(
+        0.05, ge=0, lt=1, description="Share of the sources held out for validation."
+    )
     dev_hours: Positive = Field(2.0, description="Hours held out, at most; one source at least.")
-    mask_prob: Share = Field(
-        0.65, description="Expected number of masked spans times mask_span, as a share of frames."
+    mask_prob: float = Field(
+        0.65,
+        gt=0,
+        le=1,
+        description="Expected number of masked spans times mask_span, as a share of frames.",
     )
     mask_span: Count = Field(10, description="Frames of one masked span.")
     negatives: Count = Field(100, description="Frames that each masked frame is told apart from.")

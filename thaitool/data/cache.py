@@ -24,7 +24,7 @@ from torch.utils.data import Dataset, Sampler
 
 from thaitool.audio.decode import PCM16, SAMPLE_RATE_HZ, BadAudio
 from thaitool.data.columns import digest
-from thaitool.data.loader import in_processes, load_audio
+from thaitool.data.loader import as_rejected, in_processes, load_audio
 from thaitool.data.manifest import SCHEMA, Manifest, open_manifest
 from thaitool.errors import EnvironmentProblem, InputError, ThaitoolError
 from thaitool.files import disk_full_is_explained, write_json
@@ -186,7 +186,7 @@ class _Decoding(Dataset["_Decoded | ThaitoolError"]):
             try:
                 decoded.append(to_int16(load_audio(utterance)))
             except BadAudio as bad:
-                decoded.append(Rejected(str(utterance.audio), bad.reason, bad.detail))
+                decoded.append(as_rejected(utterance, bad))
             except ThaitoolError as error:
                 return error
             except Exception as error:

@@ -145,31 +145,37 @@ def _identity(ref: AudioRef) -> tuple[tuple[object, ...], int]:
     header = parse_header(head, n_bytes, str(ref))
     if header is not None and header.md5:
         return (header.frames, header.sample_rate_hz, header.channels, header.md5), n_bytes
+    return (n_bytes, _sha256(ref)), n_bytes
+
+
+def _sha256(ref: AudioRef) -> bytes:
     if not is_file(ref):
-        return (n_bytes, hashlib.sha256(content(ref)).digest()), n_bytes
+        return hashlib.sha256(content(ref)).digest()
     with open(ref.path, "rb") as file:  # noqa: PTH123
-        return (n_bytes, hashlib.file_digest(file, "sha256").digest()), n_bytes
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _first_whole(manifest: Manifest, equal: list[tuple[int, int]]) -> int:
-    """The first row of several; of FLAC files of different sizes the first that holds its last sample.
+    """The first row of several; of FLAC files that differ nevertheless, the first that decodes to its end.
 
-    The checksum in the header of a FLAC that ends early is that of the whole one, which must not be dropped for it.
+    The checksum in the header of a FLAC that is cut or damaged is that of the whole one, which must not be dropped for
+    it.
     """
-    if len({n_bytes for _, n_bytes in equal}) > 1:
-        for row, _ in equal:
-            if _has_last_sample(manifest[row].audio):
+    refs = [manifest[row].audio for row, _ in equal]
+    if len({n_bytes for _, n_bytes in equal}) > 1 or len({_sha256(ref) for ref in refs}) > 1:
+        for (row, _), ref in zip(equal, refs, strict=True):
+            if _decodes(ref):
                 return row
     return equal[0][0]
 
 
-def _has_last_sample(ref: AudioRef) -> bool:
+def _decodes(ref: AudioRef) -> bool:
     import soundfile
 
     source = os.fsencode(ref.path) if is_file(ref) else io.BytesIO(content(ref))
     try:
         with soundfile.SoundFile(source) as file:
-            file.seek(file.frames - 1)
-            return len(file.read(1)) == 1
+            decoded = sum(len(block) for block in file.blocks(1 << 20, dtype="int16"))
+            return decoded == int(file.frames)
     except soundfile.LibsndfileError:
         return False

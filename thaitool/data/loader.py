@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -94,6 +95,14 @@ def load_audio(
     return samples
 
 
+def as_rejected(utterance: Utterance, bad: BadAudio) -> Rejected:
+    """The ledger line of an utterance that cannot be used. A silent piece of a longer recording is a `pause`, which
+    does not make the recording unusable."""
+    is_piece = utterance.start_s > 0 or utterance.end_s is not None
+    reason = "pause" if bad.reason == "silent" and is_piece else bad.reason
+    return Rejected(utterance.place, reason, bad.detail)
+
+
 def crop_window(
     utterance: Utterance, crop_s: float | None, seed: int, epoch: int
 ) -> tuple[float, float] | None:
@@ -128,7 +137,7 @@ def collate(
         try:
             samples = load_audio(utterance, crop_window(utterance, crop_s, seed, epoch))
         except BadAudio as bad:
-            rejected.append(Rejected(str(utterance.audio), bad.reason, bad.detail))
+            rejected.append(as_rejected(utterance, bad))
             continue
         except Exception as error:
             error.add_note(f"This happened with {utterance.audio} (utterance {utterance.id!r}).")
@@ -228,7 +237,12 @@ def in_processes(
         worker_init_fn=_obey_the_parent_only,
         pin_memory=pin,
     )
+    chosen = signal.getsignal(signal.SIGCHLD)
     results = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not chosen:
+        # torch's handler raises in the middle of whatever the program does when a worker dies. The next call for a
+        # result notices it too, within five seconds.
+        signal.signal(signal.SIGCHLD, chosen or signal.SIG_DFL)
     try:
         for result in _explained(results):
             if isinstance(result, ThaitoolError):
@@ -242,8 +256,20 @@ def in_processes(
 
 
 def _explained(results: Iterator[Done]) -> Iterator[Done]:
-    try:
+    with worker_death_is_explained():
         yield from results
+
+
+@contextmanager
+def worker_death_is_explained() -> Iterator[None]:
+    """Turns torch's error about a dead worker into a sentence. Around all that runs while workers do: torch raises it
+    from a signal handler, wherever the program is.
+
+    Raises:
+        EnvironmentProblem: a worker was killed.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

@@ -245,14 +245,15 @@ def _counted(count: int, what: str, examples: Sequence[str]) -> str:
 
 
 def check_share(rejected: Sequence[Rejected], total: int, limit: float) -> None:
-    """Raises `QuarantineError` when more than `limit` of `total` items are unusable; a duplicate is not unusable."""
-    bad = [r for r in rejected if r.reason != "duplicate"]
+    """Raises `QuarantineError` when more than `limit` of `total` items are unusable; a duplicate or pause is not."""
+    bad = [r for r in rejected if r.reason not in {"duplicate", "pause"}]
     if total and len(bad) / total > limit:
         kinds = ", ".join(sorted({r.reason for r in bad}))
         raise QuarantineError(
             f"{len(bad)} of {total} recordings are unusable ({kinds}), more than the allowed share of"
-            f" {limit:g}; the first is {bad[0].item}: {bad[0].detail}. Repair or remove them, or raise"
-            " max_rejected_share."
+            f" {limit:g}; the first is {bad[0].item}: {bad[0].detail}. Repair or remove them (`thaitool scan` lists"
+            " all in its ledger), or raise max_rejected_share.",
+            rejected,
         )
 
 

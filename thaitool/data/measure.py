@@ -62,11 +62,11 @@ def measure(entries: Sequence[Utterance | Rejected], min_s: float) -> Measured:
             if duration_s < min_s:
                 raise BadAudio(u.id, "too_short", f"{duration_s:.3f} s is under {min_s:g} s")
         except BadAudio as bad:
-            found.rejected.append(Rejected(item(u), bad.reason, bad.detail))
+            found.rejected.append(Rejected(u.place, bad.reason, bad.detail))
         except OSError as error:
             gone = isinstance(error, FileNotFoundError) and not Path(u.audio.path).is_symlink()
             reason = "vanished" if gone else "unreadable"
-            found.rejected.append(Rejected(item(u), reason, error.strerror or str(error)))
+            found.rejected.append(Rejected(u.place, reason, error.strerror or str(error)))
         else:
             found.kept.append(position)
             found.duration_s.append(duration_s)
@@ -82,14 +82,6 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def item(utterance: Utterance) -> str:
-    """What the ledger calls an utterance: where its audio lies, and the stretch in milliseconds if it is not all."""
-    if utterance.start_s == 0 and utterance.end_s is None:
-        return str(utterance.audio)
-    end = "" if utterance.end_s is None else round(1000 * utterance.end_s)
-    return f"{utterance.audio}@{round(1000 * utterance.start_s)}-{end}"
 
 
 def _measure(u: Utterance, headers: dict[AudioRef, tuple[Header, int]]) -> tuple[float, int, int]:

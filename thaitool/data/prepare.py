@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from thaitool.data.cache import build_cache
 from thaitool.data.manifest import Manifest, check_share
 from thaitool.data.scan import scan
 from thaitool.data.split import split_long
+from thaitool.errors import InputError
 from thaitool.records import Progress, Rejected, silent
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ def prepare(
         progress: How to tell that caching goes on.
 
     Raises:
-        InputError: a source does not exist or holds no audio.
+        InputError: a source does not exist, holds no audio, or has nothing left (all duplicates).
         QuarantineError: too many recordings are unusable.
     """
     manifest, rejected = scan(
@@ -46,14 +50,29 @@ def prepare(
         min_s=options.min_s,
         workers=options.scan_workers,
     )
-    n_recordings = len(manifest)
+    whole = len(manifest)
     manifest, broken = split_long(
         manifest, how=options.split, longest_s=options.longest_s, workers=options.scan_workers
     )
+    check_share(broken, whole, max_rejected_share)
+    rejected = rejected + broken
     if options.cache is not None:
+        pieces = len(manifest)
         manifest, undecodable = build_cache(
             manifest, options.cache, workers=options.scan_workers, progress=progress
         )
-        broken += undecodable
-    check_share(broken, n_recordings, max_rejected_share)
-    return manifest, rejected + broken
+        check_share(undecodable, pieces, max_rejected_share)
+        rejected += undecodable
+    present = set(np.unique(manifest.part).tolist())
+    for part, source in enumerate(sources):
+        if part not in present:
+            raise InputError(
+                f"Nothing of {source} is left to use ({_reasons(rejected)}); leave it out, or, if it repeats another"
+                " source, set duplicates: keep."
+            )
+    return manifest, rejected
+
+
+def _reasons(rejected: Sequence[Rejected]) -> str:
+    counted = Counter(r.reason for r in rejected).most_common()
+    return ", ".join(f"{n} {reason}" for reason, n in counted) or "it has no rows of this split"

@@ -29,7 +29,7 @@ from thaitool.data.manifest import (
     record_batch,
     require_unique_ids,
 )
-from thaitool.data.measure import item, measured
+from thaitool.data.measure import measured
 from thaitool.data.walk import Found, walk
 from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained
@@ -110,6 +110,8 @@ def _require_sources(sources: Sequence[Path]) -> None:
             raise InputError(
                 f"{source} must be a directory, sound file or manifest, but does not exist."
             )
+        if not (source.is_dir() or source.is_file()):
+            raise InputError(f"{source} must be a directory or a file, but is a pipe or a device.")
         same = first.setdefault(source.resolve(), source)
         if same is not source:
             raise InputError(f"Every source may be named once, but {same} and {source} are one.")
@@ -226,7 +228,7 @@ def _manifest_batches(
     is_short = opened.duration_s < min_s
     for k in np.flatnonzero(is_short).tolist():
         detail = f"{opened.duration_s[k]:.3f} s is under {min_s:g} s"
-        ledger.rejected.append(Rejected(item(opened[k]), "too_short", detail))
+        ledger.rejected.append(Rejected(opened[k].place, "too_short", detail))
     opened = opened.select(~is_short) if is_short.any() else opened
     ledger.keys.append(np.zeros(len(opened), np.int64))
     place = SCHEMA.get_field_index("part")
@@ -246,7 +248,7 @@ def _without_repeated_files(
     pairs = find_twice(Manifest(manifest.table, rows).column("path"))
     rejected = [
         Rejected(
-            item(manifest[int(rows[k])]), "duplicate", f"the file of {manifest[int(rows[i])].id}"
+            manifest[int(rows[k])].place, "duplicate", f"the file of {manifest[int(rows[i])].id}"
         )
         for i, k in pairs
     ]
@@ -257,8 +259,8 @@ def _without_duplicates(manifest: Manifest, ledger: _Ledger) -> Manifest:
     pairs, gone = find_duplicates(manifest, np.concatenate([np.empty(0, np.int64), *ledger.keys]))
     rejected = [r for _, r in gone]
     for first, later in pairs:
-        detail = f"same audio as {item(manifest[first])}"
-        rejected.append(Rejected(item(manifest[later]), "duplicate", detail))
+        detail = f"same audio as {manifest[first].place}"
+        rejected.append(Rejected(manifest[later].place, "duplicate", detail))
     rows = [row for row, _ in gone] + [later for _, later in pairs]
     return _without(manifest, rows, rejected, ledger)
 

@@ -125,12 +125,12 @@ def _pauses_of(u: Utterance, longest_s: float) -> _Cuts | Rejected:
             n_bytes=ref.n_bytes,
         )
     except BadAudio as bad:
-        return Rejected(str(ref), bad.reason, bad.detail)
+        return Rejected(u.place, bad.reason, bad.detail)
     except InputError as error:  # the parquet file around it
-        return Rejected(str(ref), "unreadable", str(error))
+        return Rejected(u.place, "unreadable", str(error))
     found = pieces(levels, longest_s)
     if not found:
-        return Rejected(str(ref), "silent", "no part of it is louder than digital silence")
+        return Rejected(u.place, "silent", "no part of it is louder than digital silence")
     end_s = u.start_s + min(u.duration_s, len(levels.db) * levels.frame_s)
     starts, stops = u.start_s + np.array(found).T * levels.frame_s
     return _Cuts(starts, np.minimum(stops, end_s))

@@ -86,7 +86,8 @@ def run(
     train_set = manifest.select(~is_dev)
     dev_set, dev_replay = (manifest.select(is_dev & (is_replay == r)) for r in (False, True))
     plan, hours = _plan(config, train_set)
-    announce(_needs(config, model.config, accelerator, hours))
+    longest_s = min(float(train_set.duration_s.max()), config.crop_s)
+    announce(_needs(config, model.config, accelerator, hours, longest_s))
     objective = Objective(model, config)
     probed = probe_batch(dev_set if len(dev_set) else train_set, config)
 
@@ -205,10 +206,13 @@ def _held_out(config: PretrainConfig, manifest: Manifest) -> NDArray[np.bool_]:
     """Which rows are for validation; of data and of replay each their share, as forgetting shows on the latter."""
     is_replay = manifest.part >= len(config.data)
     is_dev = np.zeros(len(manifest), bool)
-    for mine in (~is_replay, is_replay):
+    for what, mine in (("the data", ~is_replay), ("replay", is_replay)):
         if mine.any():
             is_dev[mine] = held_out(
-                manifest.select(mine), share=config.dev_share, limit_s=3600 * config.dev_hours
+                manifest.select(mine),
+                share=config.dev_share,
+                limit_s=3600 * config.dev_hours,
+                what=what,
             )
     return is_dev
 
@@ -235,13 +239,13 @@ def _plan(config: PretrainConfig, train_set: Manifest) -> tuple[BatchPlan, float
 
 
 def _needs(
-    config: PretrainConfig, shape: Any, accelerator: Accelerator, hours: float
+    config: PretrainConfig, shape: Any, accelerator: Accelerator, hours: float, longest_s: float
 ) -> Sequence[tuple[str, str]]:
     found = estimate(
         shape,
         updates=config.train.updates,
         accumulation=config.train.accumulation,
-        batch_s=config.train.batch_s,
+        batch_s=max(config.train.batch_s, longest_s),  # a longer recording is a batch of its own
         crop_s=config.crop_s,
         processes=accelerator.num_processes,
         keep=config.train.keep,

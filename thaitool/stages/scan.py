@@ -10,14 +10,16 @@ import numpy as np
 
 from thaitool.data.manifest import append_quarantine, write_manifest
 from thaitool.data.prepare import prepare
-from thaitool.errors import InputError
+from thaitool.errors import InputError, QuarantineError
 from thaitool.files import disk_full_is_explained, write_json
 from thaitool.records import Progress, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from thaitool.config import ScanConfig
+    from thaitool.records import Rejected
 
 SUMMARY = "summary.json"
 
@@ -51,14 +53,15 @@ def run(config: ScanConfig, progress: Progress = silent) -> ScanResult:
     mine = {"manifest.arrow", "quarantine.jsonl", SUMMARY}
     if out.exists() and not (out.is_dir() and {p.name for p in out.iterdir()} <= mine):
         raise InputError(f"{out} must be new or the directory of a scan, but holds other files.")
-    manifest, rejected = prepare(
-        config, config.data, max_rejected_share=config.max_rejected_share, progress=progress
-    )
-    with disk_full_is_explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-        # A scan always looks anew; lines of an earlier one would speak of files that may be gone.
-        (out / "quarantine.jsonl").unlink(missing_ok=True)
-    append_quarantine(out / "quarantine.jsonl", rejected)
+    try:
+        manifest, rejected = prepare(
+            config, config.data, max_rejected_share=config.max_rejected_share, progress=progress
+        )
+    except QuarantineError as error:
+        # Just now the list is needed.
+        _write_ledger(out, error.rejected)
+        raise
+    _write_ledger(out, rejected)
     if not len(manifest):
         raise InputError(
             f"None of the recordings in {', '.join(map(str, config.data))} can be used; see"
@@ -86,3 +89,12 @@ def run(config: ScanConfig, progress: Progress = silent) -> ScanResult:
     )
     write_json(out / SUMMARY, {k: v for k, v in vars(result).items() if k != "manifest"})
     return result
+
+
+def _write_ledger(out: Path, rejected: Sequence[Rejected]) -> None:
+    ledger = out / "quarantine.jsonl"
+    with disk_full_is_explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        # A scan always looks anew; lines of an earlier one would speak of files that may be gone.
+        ledger.unlink(missing_ok=True)
+    append_quarantine(ledger, rejected)

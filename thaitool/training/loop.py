@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thaitool.data.loader import batches
-from thaitool.errors import EnvironmentProblem, Interrupted, TrainingFailed
+from thaitool.data.loader import batches, worker_death_is_explained
+from thaitool.errors import (
+    EnvironmentProblem,
+    InputError,
+    Interrupted,
+    QuarantineError,
+    TrainingFailed,
+)
 from thaitool.files import write_json, writing_directory
 from thaitool.training.interrupt import noting_signals
 from thaitool.training.ranks import gathered, is_sharded, make_accelerator
@@ -99,10 +105,11 @@ def _run(loop: _Loop, progress: Progress, description: str) -> TrainingResult:
     updates = loop.config.updates
     resumed_from = loop.resume()
     with (
+        worker_death_is_explained(),
         noting_signals() as received,
         progress(description, updates, resumed_from) as advance,
     ):
-        for steps, note in loop.updates():
+        for steps, note in _kept_on_quarantine(loop):
             advance(steps, note)
             if loop.anyone(received.number is not None):
                 loop.checkpoint()
@@ -114,6 +121,17 @@ def _run(loop: _Loop, progress: Progress, description: str) -> TrainingResult:
                     number,
                 )
     return loop.finish(resumed_from)
+
+
+def _kept_on_quarantine(loop: _Loop) -> Iterator[tuple[int, str]]:
+    """The updates; if too many recordings break, what was trained up to then is kept."""
+    try:
+        yield from loop.updates()
+    except QuarantineError:
+        # Of several processes only one may have met them, and a checkpoint takes all.
+        if loop.accelerator.num_processes == 1:
+            loop.checkpoint()
+        raise
 
 
 class _Loop:
@@ -213,7 +231,13 @@ class _Loop:
         last = update + 1 == config.updates
         improved = False
         if last or (update + 1) % config.eval_every == 0:
-            improved = self._evaluate(row)
+            try:
+                improved = self._evaluate(row)
+            except InputError:
+                # Held-out audio that cannot be read must not cost what was trained since the last checkpoint.
+                self._record(row)
+                self.checkpoint()
+                raise
         finding = self.task.watch.judge(row) if self.task.watch is not None else None
         if self.done.nonfinite_in_a_row > config.nonfinite_skips:
             finding = trouble
@@ -221,13 +245,17 @@ class _Loop:
             raise TrainingFailed(
                 f"{finding.sentence} The last checkpoint is intact. {finding.advice}"
             )
-        # Before the checkpoint: a run killed in between would resume without this line.
-        if self.accelerator.is_main_process:
-            self.run.append_metrics(row)
-            self.trackers.log(row)
+        self._record(
+            row
+        )  # before the checkpoint: a run killed in between would resume without this line
         if finding is None and (last or improved or (update + 1) % config.save_every == 0):
             self.checkpoint()
         return row, finding
+
+    def _record(self, row: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            self.run.append_metrics(row)
+            self.trackers.log(row)
 
     def _probe(self) -> dict[str, float]:
         """Metrics of the probe batch, those of the first process for all, so that all judge alike."""
@@ -365,10 +393,13 @@ class _Loop:
         if differs:
             listing = ", ".join(f"{k}: planned {planned[k]}, done {done[k]}" for k in differs)
             raise TrainingFailed(f"The run did not do what it planned ({listing}).")
-        if self.done.skipped + self.done.nonfinite == config.updates:
+        without = self.done.skipped + self.done.nonfinite
+        if without > config.updates / 2:
             raise TrainingFailed(
-                f"No update could use any recording; see {self.run.quarantine}, and whether the transcripts"
-                " are longer than their audio can carry."
+                f"{'No update' if without == config.updates else 'Less than half of the updates'} could use any"
+                f" recording: {self.done.skipped} of {config.updates} had none, {self.done.nonfinite} were not"
+                f" finite; see {self.run.quarantine}, and whether transcripts, if there are any, are longer than"
+                " their audio can carry."
             )
         rollbacks = [asdict(entry) for entry in read_rollbacks(self.run)]
         result = TrainingResult(planned, done, self.metrics, resumed_from, rollbacks)

@@ -153,12 +153,15 @@ def evaluate(
     return {f"{prefix}{name}": value for name, value in found.items()}
 
 
-def held_out(manifest: Manifest, *, share: float, limit_s: float) -> NDArray[np.bool_]:
+def held_out(
+    manifest: Manifest, *, share: float, limit_s: float, what: str = "the data"
+) -> NDArray[np.bool_]:
     """Which rows are for validation, shape (N,): whole speakers, or whole recordings where speakers are unknown.
 
     Args:
         manifest: What there is.
         share: Share of the speakers (recordings) to hold out.
+        what: What to call it in messages.
         limit_s: Hold out no more than this many seconds, but one speaker (recording) at least.
 
     Raises:
@@ -169,7 +172,7 @@ def held_out(manifest: Manifest, *, share: float, limit_s: float) -> NDArray[np.
     hashes, group = np.unique(_group_hashes(manifest), return_inverse=True)
     if len(hashes) < 2:
         raise InputError(
-            f"Validation needs two speakers or recordings at least, but the data has {len(hashes)}; set dev_share: 0."
+            f"Validation needs two speakers or recordings at least, but {what} has {len(hashes)}; set dev_share: 0."
         )
     # By rank of a hash, not by its value: a small set must still hold out at least one group.
     n_wanted = min(math.ceil(share * len(hashes)), len(hashes) - 1)

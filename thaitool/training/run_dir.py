@@ -5,11 +5,13 @@ Everything appears under its final name only when whole: written beside it first
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +103,13 @@ class RunDir:
                     f"{self.path} is in use by {holder}; wait until it ends, or end it"
                     " (processes outlive a launcher that was killed)."
                 ) from error
+            except OSError as error:
+                if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
+                    raise
+                warnings.warn(
+                    f"The file system of {self.path} has no locks, so nothing keeps a second run out.",
+                    stacklevel=2,
+                )
             with disk_full_is_explained(self.path / LOCK):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {platform.node()}\n")
