@@ -122,6 +122,94 @@ def test_speed_is_that_of_the_results_file() -> None:
         assert f"| {' | '.join(cells)} |" in README
 
 
+def pretraining_rows() -> list[str]:
+    """The README's table of pretraining, from the results files."""
+    scan, loading, model = (
+        results(name) for name in ("scan.json", "loading.json", "pretraining-cpu.json")
+    )
+    header = {kind: scan["headers"][kind]["files_per_core_s"] for kind in ("wav", "flac")}
+    whole, beside = scan["scan"]["files_per_core_s"], scan["scan_beside_datasets"]
+    plan, collate = loading["plan"], loading["collate"]
+    padding = loading["padding"]["sets"]["log-normal 3-15 s, 200,000"]
+    memory = loading["loader_memory"]
+    update, heads = model["whole_update"], model["heads"]
+
+    def by_kind(who: str) -> str:
+        return f"{header['wav'][who]:,} WAV, {header['flac'][who]:,} FLAC"
+
+    def percent(who: str) -> str:
+        return f"{padding[who]['padding_percent']:.2f} %"
+
+    rows = [
+        ("headers, files/s", by_kind("thaitool"), f"soundfile {by_kind('soundfile')}"),
+        (
+            "directory to manifest, files/s",
+            f"{whole['thaitool']:,}",
+            f"lhotse {whole['lhotse']:,}, datasets {beside['files_per_core_s']['datasets']:,}",
+        ),
+        (
+            f"plan and first epoch of {plan['utterances']:,} utterances ({plan['hours']:,} h)",
+            f"{plan['plan_s'] + plan['epoch_s']:.0f} s, {plan['peak_mb_beyond_durations']} MB",
+            "",
+        ),
+        (
+            "padding at 75 s batches, 200,000 utterances",
+            percent("thaitool"),
+            f"lhotse {percent('lhotse, 20 buckets')} (20 buckets), {percent('lhotse, 100 buckets')} (100);"
+            f" random {percent('random, 16 a batch')}",
+        ),
+        (
+            "normalise and pad, audio-hours/min",
+            f"{collate['thaitool_hours_per_minute']:.0f}",
+            f"transformers {collate['transformers_hours_per_minute']:.0f}",
+        ),
+        (
+            f"update, {update['parameters']:,} parameters, 40 s of audio",
+            f"{update['thaitool_ms']:.0f} ms",
+            f"transformers {update['transformers_ms']:.0f} ms ({update['ratio']:.1f} times)",
+        ),
+        (
+            "quantizer and contrast of XLS-R 300M, 10 s of audio",
+            f"{heads['thaitool_ms']:.0f} ms",
+            f"transformers {heads['transformers_ms']:.0f} ms ({heads['ratio']:.0f} times)",
+        ),
+        (
+            "memory of the loader over 1,000 batches",
+            f"{memory['2 workers']['growth_percent']:+.1f} %",
+            "",
+        ),
+        (
+            "16 kHz copy (`cache`) over decoding FLAC",
+            f"{loading['decode']['whole']['cache_over_flac']:.0f} times",
+            "",
+        ),
+    ]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def real_sentence() -> str:
+    """What the run on real recordings showed, from its results file."""
+    found = results("pretrain-real.json")
+    first, last = found["held_out"][0], found["held_out"][-1]
+    times = len(found["kills"])
+    return (
+        f"On 42 minutes of real speech ({found['data']}), {found['processes']} processes under `accelerate launch`,"
+        f" {found['updates']} updates from a random start: held-out loss {first['contrastive_nats']:.2f} nats at update"
+        f" {first['update']}, {last['contrastive_nats']:.2f} at the end, accuracy {100 * first['accuracy']:.0f} % and"
+        f" {100 * last['accuracy']:.0f} %; killed {times} times by SIGKILL and resumed, metrics and weights were"
+        " equal to the bit (`tests/bench/pretrain_real.py`)."
+    )
+
+
+def test_pretraining_figures_are_those_of_the_results_files() -> None:
+    for row in pretraining_rows():
+        assert row in README
+    assert real_sentence() in README
+    real = results("pretrain-real.json")
+    assert real["metrics_equal"] is True
+    assert real["weights_equal"] is True
+
+
 def test_alignment_accuracies_are_those_of_the_results_file() -> None:
     runs = results("collapse.json")["runs"]
     assert set(runs) == {"base", "a", "b", "c", "d", "e", "u", "g"}

@@ -5,12 +5,10 @@ A message names the thing, the requirement, what came instead, and what to do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from thaitool.records import Rejected
 
 
 class ThaitoolError(Exception):
@@ -32,11 +30,11 @@ class InputError(ThaitoolError):
 
 
 class QuarantineError(InputError):
-    """More input was unusable than the configured share allows; `rejected` are the lines of the ledger."""
+    """More input was unusable than the configured share allows; `rejected` are the `Rejected` for the ledger."""
 
     exit_code = 4
 
-    def __init__(self, message: str, rejected: Sequence[Rejected] = ()) -> None:
+    def __init__(self, message: str, rejected: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.rejected = tuple(rejected)
 

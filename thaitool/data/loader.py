@@ -244,7 +244,7 @@ def in_processes(
         # result notices it too, within five seconds.
         signal.signal(signal.SIGCHLD, chosen or signal.SIG_DFL)
     try:
-        for result in _explained(results):
+        for result in _explained(results, workers):
             if isinstance(result, ThaitoolError):
                 raise result
             yield result
@@ -255,15 +255,21 @@ def in_processes(
             results._shutdown_workers()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _explained(results: Iterator[Done]) -> Iterator[Done]:
+def _explained(results: Iterator[Done], workers: int) -> Iterator[Done]:
     with worker_death_is_explained():
-        yield from results
+        try:
+            yield from results
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # A batch was announced, and its worker died before the memory that holds it was handed over. An error of
+            # the work itself starts with "Caught".
+            if not workers or str(error).startswith("Caught "):
+                raise
+            raise _death(error) from error
 
 
 @contextmanager
 def worker_death_is_explained() -> Iterator[None]:
-    """Turns torch's error about a dead worker into a sentence. Around all that runs while workers do: torch raises it
-    from a signal handler, wherever the program is.
+    """Turns torch's error about a dead worker into a sentence.
 
     Raises:
         EnvironmentProblem: a worker was killed.
@@ -273,11 +279,15 @@ def worker_death_is_explained() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise EnvironmentProblem(
-            f"A process that decodes audio has died ({' '.join(str(error).split())}). Most often memory or shared"
-            " memory (/dev/shm) ran out: use fewer workers, or give the machine or container more; then run the same"
-            " command again."
-        ) from error
+        raise _death(error) from error
+
+
+def _death(error: Exception) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"A process that decodes audio has died ({' '.join(str(error).split())}). Most often memory or shared memory"
+        " (/dev/shm) ran out: use fewer workers, or give the machine or container more; then run the same command"
+        " again."
+    )
 
 
 def _unchanged(result: Done) -> Done:
