@@ -231,7 +231,11 @@ def test_settings_reach_the_result(tmp_path: Path, form: str, normalize: bool) -
     path = files.save(tmp_path / "a.pt", files.entries(files.weights(model), cfg), form=form)
     result = convert.run(path, tmp_path / "out")
     assert (result.normalize, result.updates) == (normalize, 1234)
-    converted = load_pretraining(tmp_path / "out")
+    if not normalize:
+        # `pretrain` feeds normalised audio, so that it must not continue from such a model.
+        with pytest.raises(InputError, match="do_normalize: false"):
+            load_pretraining(tmp_path / "out")
+    converted = Wav2Vec2ForPreTraining.from_pretrained(tmp_path / "out")
     config = converted.config
     found = (
         config.hidden_act, config.contrastive_logits_temperature, config.num_negatives, config.diversity_loss_weight,
