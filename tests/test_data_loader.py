@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,19 @@ def test_what_cannot_be_decoded_is_recorded_and_the_rest_stays(
     assert (rejected.item, rejected.reason) == (str(tmp_path / "silent.wav"), "silent")
     alone = collate(0, 0, [silent])
     assert (alone.audio.shape, alone.audio_s, len(alone.rejected)) == ((0, 0), 0.0, 1)
+
+
+def test_a_silent_stretch_of_a_longer_recording_is_a_pause(tmp_path: Path, tone: Tone) -> None:
+    """It is listed with its place, and does not count as an unusable recording."""
+    soundfile.write(tmp_path / "a.wav", np.r_[tone(2.0), np.zeros(48_000)], 16_000)
+    whole = scan([tmp_path])[0][0]
+    piece = replace(whole, id="piece", start_s=2.5, end_s=4.5, duration_s=2.0)
+    (rejected,) = collate(0, 0, [piece]).rejected
+    assert (rejected.item, rejected.reason) == (f"{tmp_path / 'a.wav'}@2500-4500", "pause")
+    # A window of 1 s is silent in some epochs, which makes the recording no worse.
+    windows = [collate(0, epoch, [whole], crop_s=1.0).rejected for epoch in range(30)]
+    assert {r.reason for found in windows for r in found} == {"pause"}
+    assert collate(0, 0, [whole]).rejected == ()
 
 
 def test_a_file_that_vanished_after_the_scan_is_recorded(

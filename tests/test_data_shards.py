@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -312,3 +314,22 @@ def test_damage_in_the_middle_of_a_group_does_not_shift_rows(tmp_path: Path) -> 
     assert outcomes[:20] == outcomes[40:] == [True] * 20
     assert False not in [o for k, o in enumerate(outcomes) if not 20 <= k < 40]
     assert None in outcomes or False in outcomes[20:40]
+
+
+def test_a_directory_of_shards_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in it would be missing without a word. Simulated, as root may list everything."""
+    write_shard(tmp_path / "ASR" / "train" / "train-00000.parquet", [row("a")])
+    (tmp_path / "IC").mkdir()
+    assert len(read_thai_sup(tmp_path)) == 1
+    real = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if str(path).endswith("IC"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"IC must be readable, .* Permission denied"):
+        read_thai_sup(tmp_path)

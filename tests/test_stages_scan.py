@@ -17,7 +17,7 @@ from tests.conftest import Tone
 from thaitool.config import PretrainConfig, ScanConfig
 from thaitool.data.loader import load_audio
 from thaitool.data.manifest import from_utterances, open_manifest
-from thaitool.errors import InputError, QuarantineError
+from thaitool.errors import InputError, QuarantineError, TrainingFailed
 from thaitool.records import AudioRef, Utterance
 from thaitool.stages import pretrain, scan
 from thaitool.training.pretraining import held_out
@@ -124,6 +124,22 @@ def test_weights_and_replay_decide_what_an_epoch_hears(tmp_path: Path) -> None:
     hours = of_data / 0.75 / 3600  # replay is a quarter of the whole
     assert rows["audio to hear"].endswith(f"epochs of {hours:,.2f} h")
     assert {"contrastive_nats", "replay_contrastive_nats"} <= result.training.metrics.keys()
+
+
+def test_a_continued_run_says_whose_shape_it_has(tmp_path: Path) -> None:
+    audio = tiny.clips(tmp_path / "audio", 20)
+    first = pretraining(tmp_path / "first", audio)
+    told: list[dict[str, str]] = []
+    pretrain.run(first, announce=lambda rows: told.append(dict(rows)))
+    more = pretraining(tmp_path / "more", audio, init=tmp_path / "first")
+    narrow = more.model_copy(
+        update={"encoder": first.encoder.model_copy(update={"hidden_size": 16})}
+    )
+    with pytest.raises(TrainingFailed, match="no better than chance"):  # four updates teach nothing
+        pretrain.run(narrow, announce=lambda rows: told.append(dict(rows)))
+    assert "continues" not in told[0]
+    assert told[1]["continues"] == f"{tmp_path / 'first'}; its shape counts, not that in `encoder`"
+    assert told[1]["model"] == told[0]["model"]
 
 
 def test_held_out_are_whole_speakers_and_no_more_than_asked_for() -> None:

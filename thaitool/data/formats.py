@@ -151,23 +151,14 @@ def _recognise_directory(source: Path) -> str | None:
 def _survey(source: Path) -> dict[str, Path]:
     """The kinds of data files at or below a directory, each with one example. Looks at names only."""
     first: dict[str, Path] = {}
-    waiting = [str(source)]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            entries = os.scandir(folder)
-        except OSError:
-            continue  # whoever reads the directory lists this one in the ledger
-        with entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                    continue
-                kind = _KINDS.get(entry.name[entry.name.rfind(".") :].lower())
-                if kind == "packed" and not entry.name.lower().endswith(_PACKED_TARS):
-                    continue
-                if kind and kind not in first:
-                    first[kind] = Path(entry.path)
+    # Directories that cannot be listed are passed over here; who reads the source accounts for them.
+    for folder, _, names in os.walk(source):
+        for name in names:
+            kind = _KINDS.get(name[name.rfind(".") :].lower())
+            if kind == "packed" and not name.lower().endswith(_PACKED_TARS):
+                continue
+            if kind and kind not in first:
+                first[kind] = Path(folder, name)
     return first
 
 

@@ -95,10 +95,10 @@ def load_audio(
     return samples
 
 
-def as_rejected(utterance: Utterance, bad: BadAudio) -> Rejected:
-    """The ledger line of an utterance that cannot be used. A silent piece of a longer recording is a `pause`, which
-    does not make the recording unusable."""
-    is_piece = utterance.start_s > 0 or utterance.end_s is not None
+def as_rejected(utterance: Utterance, bad: BadAudio, *, whole: bool = True) -> Rejected:
+    """The ledger line of an utterance that cannot be used; `whole` says that all of it was looked at. A silent piece of
+    a longer recording is a `pause`, which does not make the recording unusable."""
+    is_piece = not whole or utterance.start_s > 0 or utterance.end_s is not None
     reason = "pause" if bad.reason == "silent" and is_piece else bad.reason
     return Rejected(utterance.place, reason, bad.detail)
 
@@ -134,10 +134,11 @@ def collate(
     rejected: list[Rejected] = []
     longest = None if crop_s is None else int(crop_s * SAMPLE_RATE_HZ)
     for utterance in utterances:
+        window = crop_window(utterance, crop_s, seed, epoch)
         try:
-            samples = load_audio(utterance, crop_window(utterance, crop_s, seed, epoch))
+            samples = load_audio(utterance, window)
         except BadAudio as bad:
-            rejected.append(as_rejected(utterance, bad))
+            rejected.append(as_rejected(utterance, bad, whole=window is None))
             continue
         except Exception as error:
             error.add_note(f"This happened with {utterance.audio} (utterance {utterance.id!r}).")

@@ -6,11 +6,13 @@ Writes and reads rows; does not decode audio. Source of the schema: the data set
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +25,6 @@ from thaitool.records import AudioRef, Utterance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 ROW_GROUP = 100
 #: What `read_audio` keeps per process, and how much of a row group it reads at a time.
@@ -115,7 +116,14 @@ def read_parquet_schema(path: Path) -> pa.Schema:
 def _shard_files(root: Path) -> list[Path]:
     if root.is_file():
         return [root]
-    return sorted(p for p in root.rglob("*-[0-9]*.parquet") if p.parent.name != "provenance")
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"{error.filename} must be readable, as it may hold shards, but: {error.strerror}."
+        ) from error
+
+    found = (Path(folder, n) for folder, _, names in os.walk(root, onerror=refuse) for n in names)
+    return sorted(p for p in found if p.match("*-[0-9]*.parquet") and p.parent.name != "provenance")
 
 
 def read_thai_sup(root: Path, *, split: str | None = None) -> list[Utterance]:

@@ -95,25 +95,21 @@ def run(
         found = evaluate(objective, dev_set, out.quarantine)
         return found | evaluate(objective, dev_replay, out.quarantine, prefix="replay_")
 
+    trained = [p for p in model.parameters() if p.requires_grad]
+    task = Task(
+        objective,
+        [{"name": "encoder", "params": trained, "lr": config.train.learning_rate}],
+        evaluate=scores,
+        save=lambda path: _save(model, path),
+        save_whole=lambda path, weights: _save(model, path, _without_prefix(weights)),
+        summarise=summarise,
+        probe=lambda: objective(probed, None, probe=True),
+        watch=_watch(config),
+        untrained=lambda: untrained_parts(model),
+    )
     try:
         training = train(
-            Task(
-                objective,
-                [
-                    {
-                        "name": "encoder",
-                        "params": [p for p in model.parameters() if p.requires_grad],
-                        "lr": config.train.learning_rate,
-                    }
-                ],
-                evaluate=scores,
-                save=lambda path: _save(model, path),
-                save_whole=lambda path, weights: _save(model, path, _without_prefix(weights)),
-                summarise=summarise,
-                probe=lambda: objective(probed, None, probe=True),
-                watch=_watch(config),
-                untrained=lambda: untrained_parts(model),
-            ),
+            task,
             manifest=train_set,
             plan=plan,
             config=config.train,
@@ -253,9 +249,12 @@ def _needs(
         bf16=config.train.mixed_precision == "bf16",
         device=accelerator.device,
     )
-    return describe(
+    rows = describe(
         found, device=accelerator.device.type, processes=accelerator.num_processes, hours=hours
     )
+    if config.init is None:
+        return rows
+    return [("continues", f"{config.init}; its shape counts, not that in `encoder`"), *rows]
 
 
 def _report(
