@@ -11,16 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from thaitool.audio.decode import (
-    EXTENSIONS,
-    SAMPLE_RATE_HZ,
-    BadAudio,
-    decode,
-    encode_flac,
-    normalise,
-    probe,
-    resample,
-)
+from thaitool.audio.decode import SAMPLE_RATE_HZ, decode, encode_flac, normalise, resample
+from thaitool.audio.headers import EXTENSIONS, BadAudio, probe
 from thaitool.errors import InputError
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thaitool.audio.decode import decode
 from thaitool.audio.headers import (
     HEAD_BYTES,
     BadAudio,
@@ -263,6 +264,17 @@ def test_the_name_does_not_matter(tmp_path: Path, tone: Tone) -> None:
         path.write_bytes(written(4800, 1, 16_000, kind, subtype))
         assert read_header(str(path)).sample_rate_hz in {16_000, 48_000}
     assert read_header(str(tmp_path / "FLAC-PCM_16.wav")).frames == 4800
+
+
+@pytest.mark.parametrize("zeros", [1, 2_000, 5_000])
+def test_a_scan_takes_no_file_for_sound_that_cannot_be_decoded(tmp_path: Path, zeros: int) -> None:
+    """By its name libsndfile opens an MP3 behind zeros; its bytes alone, as they are decoded, say nothing."""
+    path = tmp_path / "a.mp3"
+    path.write_bytes(bytes(zeros) + written(4800, 1, 16_000, "MP3", "MPEG_LAYER_III"))
+    assert soundfile.info(path).frames == 4800
+    for read in (read_header, lambda name: decode(name, name)):
+        with pytest.raises(BadAudio, match="unreadable: Format not recognised"):
+            read(str(path))
 
 
 def test_what_is_no_file_does_not_stop_the_reader(tmp_path: Path) -> None:

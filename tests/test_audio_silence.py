@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
-from thaitool.audio.decode import BadAudio, decode
+from thaitool.audio.decode import decode
+from thaitool.audio.headers import BadAudio
 from thaitool.audio.silence import (
     LONG_PAUSE_S,
     MARGIN_S,
@@ -255,6 +257,55 @@ def test_broken_recordings_say_what_is_wrong(
     with pytest.raises(BadAudio) as caught:
         measure(str(tmp_path / "gone"), "x")
     assert caught.value.reason == "unreadable"
+
+
+def test_a_disk_that_fails_is_asked_twice_and_never_taken_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thaitool.audio.decode.RETRY_AFTER_S", 0.0)
+    samples = babble(30.0, 0)
+    (tmp_path / "x.tar").write_bytes(b"j" * 512 + wav(samples))
+    expected = measure(str(tmp_path / "x.tar"), "x", offset=512)
+    read, left = os.preadv, [0]
+
+    def failing(*args: Any) -> int:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(5, "Input/output error")
+        return read(*args)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    left[0] = 20  # in the middle of the samples: what was read until then is no shorter recording
+    with pytest.raises(BadAudio, match="unreadable: Input/output error"):
+        measure(str(tmp_path / "x.tar"), "x", offset=512)
+
+    def failing_once(*args: Any) -> int:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(5, "Input/output error")
+        return read(*args)
+
+    monkeypatch.setattr(os, "preadv", failing_once)
+    left[0] = 20
+    again = measure(str(tmp_path / "x.tar"), "x", offset=512)
+    assert left[0] < 0
+    np.testing.assert_array_equal(again.db, expected.db)
+
+
+@pytest.mark.parametrize("form", ["MP3", "OGG"])
+def test_a_stretch_has_the_levels_of_the_whole_and_that_of_its_samples(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], form: str
+) -> None:
+    """Lossy coders need what comes before, and mpg123 complains on stderr wherever reading starts inside a sound."""
+    (tmp_path / "x").write_bytes(wav(babble(20.0, 0), form=form))
+    whole = measure(str(tmp_path / "x"), "x")
+    frames = decode(str(tmp_path / "x"), "x").reshape(-1, 320)
+    np.testing.assert_allclose(whole.db, 10 * np.log10(frames.var(axis=1)), atol=1e-3)
+    for frame in range(50, 950, 47):
+        start_s = frame * whole.frame_s
+        part = measure(str(tmp_path / "x"), "x", start_s=start_s, end_s=start_s + 1)
+        np.testing.assert_allclose(part.db, whole.db[frame : frame + 50], atol=1e-3)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_nan_anywhere_is_found() -> None:

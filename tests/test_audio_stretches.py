@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.test_audio_decode import write_long, written
-from thaitool.audio.decode import BadAudio, decode, probe
+from thaitool.audio.decode import decode
+from thaitool.audio.headers import BadAudio, probe
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,14 +129,20 @@ def test_wrong_usage_in_a_process_of_its_own(program: Program) -> None:
 OPTIONS = {
     "scan": "--data a --data b --out o --split silence --longest-s 9 --cache c --workers 2",
     "pretrain": "--data a --data b --out o --init i --replay r --updates 3 --seed 4 --device cpu",
-    "synth": "--source s --out o --llm embedded: --translator memory:m --tts espeak: --variants 2 --seed 4",
+    "synth": (
+        "--source s --out o --llm embedded: --translator memory:m --tts espeak: --variants 2 --cache c --max-cost 9"
+        " --seed 4"
+    ),
     "align": "--data d --encoder e --llm l --out o --method none --plain --updates 3 --seed 4 --device cpu",
     "finetune": (
         "--data d --model m --out o --tasks asr,ner --lora-rank 4 --llm l --updates 3 --seed 4 --device cpu"
     ),
+    "finetune --head ctc": "--data a --data b --dev-data d --encoder e --out o --updates 3 --seed 4 --device cpu",
     "eval": (
         "--task ic --data d --model m --predictions p --out o --split dev --limit 7 --no-shuffled --llm l"
-        " --also v=p --slice speaker,length --seed 4 --device cpu"
+        " --also v=p --slice speaker,length --cluster-by speaker --trained-on t --keywords k --judge http://j/v1"
+        " --judge-model jm --judge-key-variable JK --embedder e --embedder-model em --embedder-key-variable EK"
+        " --seed 4 --device cpu"
     ),
     "infer": "a.wav b.wav --model m --task ner --prompt p --llm l --device cpu",
 }
@@ -155,7 +160,14 @@ WANTED: dict[str, dict[str, Any]] = {
         "replay": [Path("r")],
         "train": {"updates": 3, "seed": 4},
     },
-    "synth": {"source": Path("s"), "translator": "memory:m", "variants": 2, "seed": 4},
+    "synth": {
+        "source": Path("s"),
+        "translator": "memory:m",
+        "variants": 2,
+        "cache": Path("c"),
+        "calls": {"max_cost_usd": 9.0},
+        "seed": 4,
+    },
     "align": {"encoder": Path("e"), "llm": Path("l"), "method": "none", "plain": True},
     "finetune": {
         "tasks": ["asr", "ner"],
@@ -163,7 +175,32 @@ WANTED: dict[str, dict[str, Any]] = {
         "llm": Path("l"),
         "train": {"device": "cpu"},
     },
-    "eval": {"task": "ic", "predictions": Path("p"), "split": "dev", "limit": 7, "shuffled": False},
+    "finetune --head ctc": {
+        "head": "ctc",
+        "data": [Path("a"), Path("b")],
+        "dev_data": [Path("d")],
+        "encoder": Path("e"),
+        "train": {"updates": 3, "seed": 4},
+    },
+    "eval": {
+        "task": "ic",
+        "predictions": Path("p"),
+        "split": "dev",
+        "limit": 7,
+        "shuffled": False,
+        "also": ["v=p"],
+        "slices": ["speaker", "length"],
+        "cluster_by": "speaker",
+        "trained_on": [Path("t")],
+        "keywords": Path("k"),
+        "judge": "http://j/v1",
+        "judge_model": "jm",
+        "judge_key_variable": "JK",
+        "embedder": "e",
+        "embedder_model": "em",
+        "embedder_key_variable": "EK",
+        "llm": Path("l"),
+    },
     "infer": {
         "audio": [Path("a.wav"), Path("b.wav")],
         "task": "ner",
@@ -187,8 +224,8 @@ def test_every_option_reaches_the_configuration(
 
     monkeypatch.setattr(configuration, "load", load)
     extra = ["--set", "train.batch_s=4", "--set", "train.learning_rate=1e-4"]
-    trains = command in {"pretrain", "align", "finetune"}
-    assert run(command, *OPTIONS[command].split(), *(extra if trains else [])) == 3, (
+    trains = command.split(maxsplit=1)[0] in {"pretrain", "align", "finetune"}
+    assert run(*command.split(), *OPTIONS[command].split(), *(extra if trains else [])) == 3, (
         capsys.readouterr().err
     )
     (found,) = seen
@@ -351,112 +388,6 @@ def test_progress_is_a_bar_with_rate_and_eta_on_a_terminal() -> None:
     assert done.stdout == b""
     for phrase in ("pretrain", "10/10", "/s", "0:00:00", "loss 0.1"):
         assert phrase in shown
-
-
-#: `thaitool infer` with a stage that answers at once: what is tested is the pipe around it.
-FAKE_INFER = """
-import signal, sys, types
-from dataclasses import dataclass
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background ignores it
-import thaitool.stages
-
-@dataclass
-class Answer:
-    path: str
-    text: str | None
-    error: str | None = None
-
-def run(config, progress):
-    with progress("infer", len(config.audio)) as advance:
-        for path in config.audio:
-            advance()
-            bad = path.name.startswith("bad")
-            yield Answer(str(path), None if bad else "สวัสดี", "empty: 0 bytes" if bad else None)
-
-thaitool.stages.infer = sys.modules["thaitool.stages.infer"] = types.SimpleNamespace(run=run)
-from thaitool.cli.main import main
-sys.argv = ["thaitool", "infer", "--model", "m", *sys.argv[1:]]
-main()
-"""
-
-
-def fake_infer(*args: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", FAKE_INFER, *args]
-    pipe = subprocess.PIPE
-    # Where the locale is C, Python lets odd file names through by itself.
-    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=strict)
-
-
-def test_infer_reads_paths_from_stdin_and_writes_a_json_object_a_line() -> None:
-    names = ["a.wav", "ไทย ๑.wav", "odd\u2028name.wav", "\udcff.wav"]
-    lines = b"\n".join(os.fsencode(n) for n in names) + b"\n\n"
-    for args in ((), ("-",)):
-        out, err = fake_infer(*args).communicate(lines, timeout=60)
-        answers = [json.loads(line) for line in out.split(b"\n") if line]
-        assert answers == [{"path": name, "text": "สวัสดี"} for name in names]
-        assert "สวัสดี" in out.decode()  # for people, too
-        assert err == b""
-
-
-def test_infer_answers_what_it_can_and_exits_3_for_the_rest() -> None:
-    process = fake_infer("a.wav", "bad.wav", "c.wav")
-    out, err = process.communicate(timeout=60)
-    assert [sorted(json.loads(line)) for line in out.splitlines()] == [
-        ["path", "text"],
-        ["error", "path"],
-        ["path", "text"],
-    ]
-    assert err == b"thaitool: 1 of 3 recordings could not be used; their lines say why.\n"
-    assert process.returncode == 3
-
-
-def test_infer_without_recordings_says_so() -> None:
-    process = fake_infer()
-    out, err = process.communicate(b"\n", timeout=60)
-    assert (process.returncode, out) == (2, b"")
-    assert b"'audio' must be given" in err
-
-
-def test_a_reader_that_leaves_ends_the_program_quietly() -> None:
-    """`thaitool infer ... | head -1`"""
-    process = fake_infer()
-    assert process.stdin and process.stdout and process.stderr
-    process.stdin.write(b"a.wav\n" * 50_000)
-    process.stdin.close()
-    assert json.loads(process.stdout.readline())["path"] == "a.wav"
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 141
-
-
-def handles_sigterm(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text("utf-8")
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
-    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
-@pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="needs /proc to see when it is ready"
-)
-@pytest.mark.parametrize(
-    ("number", "code", "phrase"),
-    [
-        (signal.SIGINT, 130, b"thaitool: Stopped by Ctrl-C."),
-        (signal.SIGTERM, 143, b"thaitool: Stopped by SIGTERM."),
-    ],
-)
-def test_signals_end_the_program_with_a_sentence(number: int, code: int, phrase: bytes) -> None:
-    process = fake_infer()  # waits for paths on stdin
-    deadline = time.monotonic() + 30
-    while not handles_sigterm(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (code, b"")
-    assert err.startswith(phrase)
-    assert b"run the same command again" in err
-    assert b"Traceback" not in err
 
 
 def test_a_full_disk_is_explained_and_leaves_nothing_half_made(tmp_path: Path) -> None:

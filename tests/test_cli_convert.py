@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, Wav2Vec2Config
 from tests import fairseq_files as files
 from thaitool.cli.console import guarded
 from thaitool.cli.main import app
-from thaitool.models.encoder import load_encoder, load_pretraining
+from thaitool.models.encoder import load_pretraining
+from thaitool.models.encoders.interface import load_speech_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ def test_one_command_gives_a_model_that_the_package_loads(tmp_path: Path, progra
         "config.json", "model.safetensors", "preprocessor_config.json", "provenance.json",
     ]  # fmt: skip
     assert load_pretraining(out).config.hidden_size == 32
-    assert load_encoder(out).config.hidden_size == 32
+    assert load_speech_encoder(out).config.hidden_size == 32
     weights = load_file(out / "model.safetensors")
     source = files.weights(files.TINY)
     assert {t.dtype for t in weights.values()} == {torch.float32}
@@ -122,7 +123,7 @@ def test_a_ctc_model_needs_its_dictionary(
     letters = files.dictionary(tmp_path / "dict.ltr.txt")
     assert run("convert", "fairseq", checkpoint, "--out", out, "--dictionary", letters) == 0
     assert "Wav2Vec2ForCTC" in capsys.readouterr().out
-    assert load_encoder(out).config.feat_extract_norm == "group"
+    assert load_speech_encoder(out).config.feat_extract_norm == "group"
 
 
 def test_a_dictionary_in_the_checkpoint_is_found(

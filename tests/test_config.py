@@ -16,6 +16,7 @@ from thaitool.config import (
     FinetuneConfig,
     InferConfig,
     PretrainConfig,
+    RecogniseConfig,
     ScanConfig,
     Section,
     SynthConfig,
@@ -23,6 +24,7 @@ from thaitool.config import (
     load,
     recipe_names,
 )
+from thaitool.config.sections import CompareConfig
 from thaitool.errors import ConfigError
 
 STAGES: dict[str, type[Section]] = {
@@ -31,7 +33,9 @@ STAGES: dict[str, type[Section]] = {
     "synth": SynthConfig,
     "align": AlignConfig,
     "finetune": FinetuneConfig,
+    "recognise": RecogniseConfig,
     "eval": EvalConfig,
+    "compare": CompareConfig,
     "infer": InferConfig,
 }
 #: What a recipe leaves to the command line.
@@ -41,7 +45,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "synth": {"source": "s", "out": "o"},
     "align": {"data": "d", "encoder": "e", "llm": "l", "out": "o"},
     "finetune": {"data": "d", "model": "m", "out": "o"},
+    "recognise": {"data": ["d"], "out": "o"},
     "eval": {"data": "d", "out": "o"},
+    "compare": {"reports": ["a", "b"]},
     "infer": {"model": "m", "audio": ["a.wav"]},
 }
 TRAIN = {"train.updates": 5, "train.batch_s": 4.0, "train.learning_rate": 0.1}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,12 @@ import pytest
 import soundfile
 
 from thaitool.data import cache
-from thaitool.data.cache import build_cache, cache_bytes, to_int16
+from thaitool.data.cache import BYTES_PER_SECOND, build_cache, to_int16
 from thaitool.data.loader import batches, load_audio
 from thaitool.data.manifest import Manifest, from_utterances, open_manifest, write_manifest
 from thaitool.data.plan import make_plan
 from thaitool.data.scan import scan
-from thaitool.errors import EnvironmentProblem, InputError
+from thaitool.errors import EnvironmentProblem
 from thaitool.records import AudioRef, Utterance
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ def test_the_cache_holds_the_same_samples(manifest: Manifest, tmp_path: Path, wo
         assert (there.sample_rate_hz, there.start_s, there.end_s) == (16_000, 0.0, None)
         assert (there.text, there.source_id) == (original.text, original.source_id)
     assert len({cached[i].audio.path for i in range(len(cached))}) >= 3
-    assert cached.duration_s.sum() * 32_000 <= cache_bytes(manifest) * 1.01
+    sizes = [path.stat().st_size for path in (tmp_path / "c").rglob("*.pcm16")]
+    assert sum(sizes) == round(cached.duration_s.sum() * BYTES_PER_SECOND)
+    assert sum(sizes) <= manifest.duration_s.sum() * BYTES_PER_SECOND
 
 
 def test_batches_from_the_cache_are_those_of_the_files(manifest: Manifest, tmp_path: Path) -> None:
@@ -115,7 +118,35 @@ def test_a_second_call_reads_what_is_there(
     assert first.table.equals(again.table)
     assert rejected == rejected_again
     # Also without the recordings, and read-only.
-    assert open_manifest(next((tmp_path / "c").rglob("manifest.arrow"))).digest() == first.digest()
+    (kept,) = (tmp_path / "c").rglob("manifest-*.arrow")
+    assert open_manifest(kept).digest() == first.digest()
+
+
+def test_what_a_manifest_says_of_its_samples_may_change(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Speaker, split, licence, fitness, text, id: those of today, from samples that were decoded once."""
+    before = [manifest[i] for i in range(len(manifest))]
+    first, rejected = build_cache(manifest, tmp_path / "c", shard_bytes=SMALL, workers=0)
+    monkeypatch.setattr(cache, "load_audio", None)
+    after = [
+        replace(u, speaker="p", split="dev", licence="CC0", trainable=False, text="ข", part=1)
+        for u in before
+    ]
+    after[0] = replace(after[0], id="renamed")
+    second, same = build_cache(from_utterances(after), tmp_path / "c", shard_bytes=SMALL, workers=0)
+    assert same == rejected
+    assert [second[i].audio for i in range(len(second))] == [
+        first[i].audio for i in range(len(first))
+    ]
+    found = [second[i] for i in range(len(second))]
+    assert {(u.speaker, u.split, u.licence, u.trainable, u.text, u.part) for u in found} == {
+        ("p", "dev", "CC0", False, "ข", 1)
+    }
+    assert [u.id for u in found] == [u.id for u in after if u.id != "03b.wav"]
+    back, _ = build_cache(manifest, tmp_path / "c", shard_bytes=SMALL, workers=0)
+    assert back.table.equals(first.table)
+    assert len(list((tmp_path / "c").iterdir())) == 1
 
 
 def test_another_manifest_gets_another_cache_in_the_same_folder(
@@ -227,12 +258,12 @@ def test_wherever_a_build_stops_the_next_one_ends_in_the_same_bytes(
         # Whatever has its own name is whole, and the manifest comes last.
         found = everything(folder)
         assert all(found[n] == expected[n] for n in found if n.startswith("shard-"))
-        if "manifest.arrow" in found:
+        if any(name.startswith("manifest-") for name in found):
             assert found.keys() == expected.keys()
         cached, rejected = build_cache(manifest, folder, shard_bytes=SMALL, workers=0)
         after = everything(folder)
         assert after.keys() == expected.keys()
-        assert all(after[n] == expected[n] for n in after if n != "manifest.arrow")  # has paths
+        assert all(after[n] == expected[n] for n in after if n.endswith((".pcm16", ".json")))
         assert (len(cached), len(rejected)) == (len(manifest) - 1, 1)
         steps += 1
     assert steps > 30
@@ -246,7 +277,7 @@ def test_a_killed_build_goes_on_and_keeps_its_finished_shards(
     wait_for(lambda: len(list(folder.rglob("shard-*.json"))) >= 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not list(folder.rglob("manifest.arrow"))
+    assert not list(folder.rglob("manifest-*.arrow"))
     # A shard that the file system lost a part of is made again, and only that one.
     (home,) = folder.glob("*")
     (home / "shard-000000.pcm16").write_bytes(b"")
@@ -299,11 +330,12 @@ def test_a_disk_that_fills_up_is_a_sentence(
         build_cache(manifest, tmp_path / "c", workers=0)
 
 
-def test_nothing_decodable_is_an_input_error(tmp_path: Path, tone: Tone) -> None:
+def test_nothing_decodable_is_an_empty_cache_and_its_ledger(tmp_path: Path, tone: Tone) -> None:
     soundfile.write(tmp_path / "a.wav", 0 * tone(0.5), 16_000)
     silent = from_utterances([Utterance("a", AudioRef(str(tmp_path / "a.wav")), 0.5, 16_000)])
-    with pytest.raises(InputError, match=r"None of the 1 recordings .* peak of its mono mix"):
-        build_cache(silent, tmp_path / "c", workers=0)
+    for _ in range(2):
+        cached, rejected = build_cache(silent, tmp_path / "c", workers=0)
+        assert (len(cached), [r.reason for r in rejected]) == (0, ["silent"])
 
 
 def test_progress_counts_every_utterance(manifest: Manifest, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from tests.recordings import ids, reasons, write_good
+from thaitool.data import duplicates as find
 from thaitool.data import measure
 from thaitool.data.scan import scan
 from thaitool.errors import InputError
-from thaitool.records import Rejected
+from thaitool.records import AudioRef, Rejected
 
 if TYPE_CHECKING:
     from tests.conftest import Tone
@@ -78,8 +79,8 @@ def test_a_file_that_goes_before_it_can_be_compared(
     shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
     original = measure.measure
 
-    def measured(*args: Any) -> Any:
-        found = original(*args)
+    def measured(*args: Any, **more: Any) -> Any:
+        found = original(*args, **more)
         (tmp_path / "a.wav").unlink()
         return found
 
@@ -87,6 +88,50 @@ def test_a_file_that_goes_before_it_can_be_compared(
     manifest, rejected = scan([tmp_path], duplicates="drop", max_rejected_share=0.5)
     assert ids(manifest) == ["b.wav"]
     assert rejected == [Rejected(str(tmp_path / "a.wav"), "vanished", "No such file or directory")]
+
+
+@pytest.mark.parametrize("look", ["_sha256", "_decodes"])
+@pytest.mark.parametrize("trouble", ["vanished", "unreadable"])
+def test_a_flac_that_cannot_be_read_when_it_is_compared_is_a_line_and_no_duplicate(
+    tmp_path: Path, tone: Tone, monkeypatch: pytest.MonkeyPatch, look: str, trouble: str
+) -> None:
+    first, second, third = (tmp_path / name for name in ("a.flac", "b.flac", "c.flac"))
+    for path, level in ((first, 0.0), (second, 1.0), (third, 1.0)):
+        soundfile.write(path, tone(1.0), 16_000, compression_level=level)
+    assert first.read_bytes() != second.read_bytes()
+    original = getattr(find, look)
+
+    def looking(ref: AudioRef) -> object:
+        if ref.path == str(first):
+            if trouble == "unreadable":
+                raise OSError(5, "Input/output error")
+            first.unlink(missing_ok=True)
+        return original(ref)
+
+    monkeypatch.setattr(find, look, looking)
+    manifest, rejected = scan([tmp_path], duplicates="drop", max_rejected_share=0.5)
+    assert ids(manifest) == ["b.flac"]
+    assert reasons(rejected) == {"a.flac": trouble, "c.flac": "duplicate"}
+    assert f"same audio as {second}" in {r.detail for r in rejected}
+
+
+def test_what_agrees_in_all_bytes_is_read_once(
+    tmp_path: Path, tone: Tone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_good(tmp_path, tone, "a.wav")
+    for name in ("b.wav", "c.wav"):
+        shutil.copy(tmp_path / "a.wav", tmp_path / name)
+    read: list[str] = []
+    original = find._sha256
+
+    def counted(ref: AudioRef) -> bytes:
+        read.append(Path(ref.path).name)
+        return original(ref)
+
+    monkeypatch.setattr(find, "_sha256", counted)
+    manifest, rejected = scan([tmp_path], duplicates="drop")
+    assert (ids(manifest), len(rejected)) == (["a.wav"], 2)
+    assert read == ["a.wav", "b.wav", "c.wav"]
 
 
 def kaldi(

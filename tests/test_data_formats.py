@@ -17,6 +17,7 @@ import pytest
 from tests.lists import objects, split_up, write, write_sounds, write_tar
 from thaitool.data import formats
 from thaitool.data.formats import read, recognise
+from thaitool.data.scan import scan
 from thaitool.errors import InputError
 from thaitool.records import Utterance
 
@@ -90,6 +91,22 @@ def test_mixtures_are_refused_and_name_an_example_of_each(audio: Path) -> None:
     # A download that lies beside what was unpacked from it is no data.
     (audio / "all.tar.gz").write_bytes(b"")
     assert recognise(audio) is None
+
+
+def test_a_scan_looks_once_at_what_a_source_is(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large directory that is a walk over all of it."""
+    path = write(tmp_path / "train.tsv", str(audio), "a.wav\t16000")
+    seen: list[Path] = []
+
+    def looking(source: Path) -> str | None:
+        seen.append(source)
+        return recognise(source)
+
+    monkeypatch.setattr(formats, "recognise", looking)
+    assert len(scan([path])[0]) == 1
+    assert seen == [path]
 
 
 def test_a_directory_that_cannot_be_listed_is_in_the_ledger(

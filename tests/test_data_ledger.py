@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,9 +18,6 @@ from thaitool.data.manifest import (
 )
 from thaitool.errors import QuarantineError
 from thaitool.records import Rejected
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_check_share_counts_and_does_not_divide_by_zero() -> None:

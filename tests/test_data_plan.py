@@ -224,14 +224,6 @@ def test_stretches_hold_a_few_batches_at_least() -> None:
     assert plan.stretches[-1][1] == 500
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_ranks_share_out_one_order(world: int) -> None:
-    plan = make_plan(lognormal(300), batch_s=30, seed=0)
-    order = plan.epoch(1)
-    taken = {k: order[k].tolist() for r in range(world) for k in range(r, len(order), world)}
-    assert [taken[k] for k in range(len(order))] == flat(plan, 1)
-
-
 def test_an_order_is_compact_and_ends() -> None:
     order = make_plan(lognormal(1_000), batch_s=30, seed=0).epoch(0)
     assert {order.utterances.dtype, order.starts.dtype, order.turns.dtype} == {np.dtype(np.int32)}

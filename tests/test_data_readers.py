@@ -63,6 +63,22 @@ def test_mistakes_are_counted_and_the_first_three_shown(audio: Path, tmp_path: P
     assert "line 6: " not in message
 
 
+@pytest.mark.parametrize("digits", [16, 400, 5_000])
+def test_a_number_of_frames_that_no_recording_has_is_a_mistake_of_its_line(
+    audio: Path, tmp_path: Path, digits: int
+) -> None:
+    """400 digits are no float, and 5,000 are more than Python reads."""
+    for lines, place in (
+        (["a.wav\t16000", "a.wav\t" + "9" * digits], 3),
+        (["a.wav\t" + "9" * digits], 2),
+    ):
+        path = write(tmp_path / "train.tsv", str(audio), *lines)
+        with pytest.raises(
+            InputError, match=f"but 1 line is not: line {place}: .* is no path, tab"
+        ):
+            split_up(path)
+
+
 def test_a_list_of_which_nothing_exists_says_where_it_looked(tmp_path: Path) -> None:
     path = write(tmp_path / "train.tsv", "/nowhere", "x/a.wav\t1", "x/b.wav\t1")
     with pytest.raises(InputError) as caught:

@@ -249,7 +249,7 @@ def test_the_number_of_workers_changes_nothing(
     assert Counter(r.reason for r in lines)["duplicate"] == 20
 
 
-def die(*_: Any) -> None:
+def die(*_: Any, **__: Any) -> None:
     os._exit(9)
 
 

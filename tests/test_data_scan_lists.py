@@ -19,7 +19,7 @@ import soundfile
 from tests.recordings import ids, reasons, write_good
 from thaitool.data import measure
 from thaitool.data.loader import load_audio
-from thaitool.data.manifest import from_utterances, open_manifest, write_manifest
+from thaitool.data.manifest import from_utterances, write_manifest
 from thaitool.data.scan import scan
 from thaitool.data.shards import ThaiSupRow, write_shard
 from thaitool.errors import InputError
@@ -126,13 +126,20 @@ def test_rows_of_a_manifest_are_taken_at_their_word(tmp_path: Path) -> None:
 def test_rows_can_go_to_a_file_instead_of_memory(tmp_path: Path, tone: Tone) -> None:
     write_good(tmp_path / "x", tone, "a.wav", "b.wav")
     shutil.copy(tmp_path / "x" / "a.wav", tmp_path / "x" / "c.wav")
-    into = tmp_path / "rows.arrow"
+    into = tmp_path / "into"
+    into.mkdir()
     manifest, rejected = scan([tmp_path / "x"], duplicates="drop", into=into)
+    assert list(into.iterdir()) == []
     in_memory, same = scan([tmp_path / "x"], duplicates="drop")
     assert manifest.digest() == in_memory.digest()
     assert rejected == same
-    assert (len(open_manifest(into)), len(manifest)) == (3, 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.arrow", "x"]
+    assert (manifest.table.num_rows, ids(manifest)) == (3, ["a.wav", "b.wav"])
+    held = pa.total_allocated_bytes()
+    del in_memory
+    assert pa.total_allocated_bytes() < held
+    held = pa.total_allocated_bytes()
+    del manifest
+    assert pa.total_allocated_bytes() == held
 
 
 def test_text_that_arrow_cannot_hold_is_a_line(tmp_path: Path, tone: Tone) -> None:

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thaitool.audio.decode import BadAudio, encode_flac
+from thaitool.audio.decode import encode_flac
+from thaitool.audio.headers import BadAudio
 from thaitool.data import shards
 from thaitool.data.loader import load_audio
 from thaitool.data.scan import scan

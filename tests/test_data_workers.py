@@ -162,4 +162,4 @@ def test_workers_are_told_little(manifest: Manifest) -> None:
     jobs = loader._Jobs(manifest, plan, range(2, 6))
     assert len(jobs) == len(list(jobs)) == 4
     assert all(len(pickle.dumps(job)) < 1_000 * (1 + len(job[2])) for job in jobs)
-    assert len(pickle.dumps(loader._Collating(15.0, 0))) < 200
+    assert len(pickle.dumps(loader._Collating(15.0, 0, normalised=True))) < 200

@@ -7,10 +7,22 @@ import pytest
 
 from thaitool.errors import InputError
 from thaitool.metrics import intervals
-from thaitool.metrics.compare import NOISE, SAME, UNKNOWN, Comparison, compare, holm, mcnemar
-from thaitool.metrics.intervals import bootstrap, cluster_kinds
+from thaitool.metrics.chrf import chrf_pooled, corpus_chrf
+from thaitool.metrics.compare import (
+    NOISE,
+    SAME,
+    UNKNOWN,
+    Comparison,
+    compare,
+    compare_pooled,
+    holm,
+    mcnemar,
+)
+from thaitool.metrics.intents import intent_outcomes, macro_f1_pooled
+from thaitool.metrics.intervals import bootstrap, cluster_kinds, item_weights
+from thaitool.metrics.paired import compare_each, compare_tasks, on_common_items
 from thaitool.metrics.sums import ItemSums, item_sums, scores_of, select
-from thaitool.metrics.tasks import compare_tasks, score_tasks, slice_scores
+from thaitool.metrics.tasks import TaskScores, score_tasks, slice_scores
 from thaitool.metrics.transcripts import each_alone
 from thaitool.records import Prediction, Reference
 
@@ -165,6 +177,62 @@ def test_too_little_is_not_compared() -> None:
     assert (found.a, found.verdict) == (None, UNKNOWN)
 
 
+# --- metrics of whole test sets
+
+
+def test_macro_f1_is_redrawn_as_a_test_set_of_the_same_items() -> None:
+    """Brute force: the items of each draw listed as often as they were drawn, and scored from the start."""
+    dice = np.random.default_rng(4)
+    names = ["ก", "ข", "ค"]
+    gold = [names[k] for k in dice.integers(3, size=40)]
+    a, b = ([*names, "นอก"] for _ in range(2))
+    told = [[c[k] for k in dice.integers(4, size=40)] for c in (a, b)]
+    groups = [str(k // 4) for k in range(40)]
+    one, two = (macro_f1_pooled(intent_outcomes(gold, t, names)) for t in told)
+    found = compare_pooled(one, two, groups, draws=30, seed=9)
+    moved = []
+    for weights in item_weights(cluster_kinds(groups), 30, 9):
+        for row in weights.tolist():
+            rates = []
+            for answers in told:
+                listed = [k for k, times in enumerate(row) for _ in range(times)]
+                f1 = []
+                for name in names:
+                    right = sum(gold[k] == answers[k] == name for k in listed)
+                    both = sum((gold[k] == name) + (answers[k] == name) for k in listed)
+                    f1.append(2 * right / both if both else 0.0)
+                rates.append(sum(f1) / 3)
+            moved.append(rates[1] - rates[0])
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(moved, (2.5, 97.5))))
+    assert found.difference == pytest.approx((found.b or 0) - (found.a or 0))
+    assert (found.items, found.clusters, found.verdict) == (40, 10, NOISE)
+
+
+def test_corpus_chrf_of_paired_systems() -> None:
+    gold = [f"วันนี้อากาศดีมาก {k}" for k in range(60)]
+    worse = [text[:-4] for text in gold]
+    groups = each_alone(60)
+    a, b = chrf_pooled(gold, worse), chrf_pooled(gold, gold)
+    found = compare_pooled(a, b, groups, draws=200)
+    assert found.a == corpus_chrf(gold, worse, draws=1).value
+    assert (found.b, found.verdict) == (1, "better")
+    assert compare_pooled(b, b, groups).verdict == SAME
+    assert compare_pooled(a, b, ["s"] * 60).verdict == UNKNOWN
+    nothing = chrf_pooled([], [])
+    assert compare_pooled(nothing, nothing, []).verdict == UNKNOWN
+    with pytest.raises(InputError, match="these are chrf and other"):
+        compare_pooled(a, chrf_pooled(gold, gold, name="other"), groups)
+
+
+def test_many_cells_give_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = np.random.default_rng(1)
+    column = item_sums("m", dice.integers(9, size=50).tolist(), [9.0] * 50)
+    groups = [(f"s{k}", f"p{k % 25}") for k in range(50)]
+    usual = scores_of([column], groups, draws=50)
+    monkeypatch.setattr(intervals, "_MOST_CELLS", 10)
+    assert scores_of([column], groups, draws=50) == usual
+
+
 # --- tasks
 
 
@@ -184,6 +252,31 @@ def test_tasks_are_paired_by_id_and_corrected_together() -> None:
     assert [head.difference for head in heads] == [-0.25, 0.5]
     assert all(head.p_holm == pytest.approx(2 * (head.p_value or 0)) for head in heads)
     assert all(c.p_holm is None for task in found for c in task.comparisons[1:])
+
+
+def test_several_systems_are_corrected_together_on_the_items_that_both_answered() -> None:
+    references = [Reference(f"i{k}", "ic", "กข"[k % 2], f"s{k}", f"s{k}") for k in range(80)]
+
+    def answered(count: int, wrong: int) -> tuple[TaskScores, ...]:
+        told = [
+            Prediction(r.id, "ic", "ค" if k < wrong else r.text)
+            for k, r in enumerate(references[:count])
+        ]
+        return score_tasks(references[:count], told, closed_set=["ก", "ข"], draws=20)
+
+    own = answered(80, 40)
+    pairs = [on_common_items(own, answered(count, 0)) for count in (80, 60)]
+    assert [pair[0][0].count for pair in pairs] == [80, 60]
+    (whole,), (part,) = compare_each(pairs, draws=200)
+    assert [c.name for c in whole.comparisons] == ["ic_accuracy", "ic_invalid_rate", "ic_macro_f1"]
+    heads = [whole.comparisons[0], part.comparisons[0]]
+    assert [(c.a, c.b, c.items) for c in heads] == [(0.5, 1, 80), (1 / 3, 1, 60)]
+    assert [c.p_holm for c in heads] == pytest.approx([2 * (c.p_value or 0) for c in heads])
+    assert all(c.verdict == "better" for c in (*whole.comparisons, *part.comparisons))
+    nothing = score_tasks(
+        [Reference("x", "asr", "ก", "s", "p")], [Prediction("x", "asr", "ก")], draws=20
+    )
+    assert on_common_items(own, nothing) == ([], [])
 
 
 def test_tasks_with_other_items_are_refused() -> None:

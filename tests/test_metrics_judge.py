@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,8 +16,10 @@ import pytest
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from thaitool.errors import ConfigError, InputError
+from thaitool.metrics.chrf import chrf
 from thaitool.metrics.embeddings import embedding_similarity, local_embedder, server_embedder
 from thaitool.metrics.endpoint import Endpoint, EndpointError
+from thaitool.metrics.gate import KINDS, failures_of
 from thaitool.metrics.judge import (
     PROMPT,
     Judgement,
@@ -24,11 +27,13 @@ from thaitool.metrics.judge import (
     Reply,
     Vote,
     judge,
+    judge_gate,
     prompt_sha256,
     read_vote,
     server_judge,
 )
 from thaitool.records import Score
+from thaitool.text.normalize import compact
 
 ITEMS = [
     Rephrasing(f"r{i}", f"เอ่อ ข้อ {i}", f"ข้อที่ {i}", f"ข้อที่ {i}" if i % 2 else "ดี") for i in range(6)
@@ -190,6 +195,65 @@ def test_votes_of_an_earlier_run_are_not_asked_for_again() -> None:
     assert again.votes == judge(ITEMS, fair, draws=20).votes
 
 
+def _of_some_sense(prompt: str, _vote: int) -> Reply:
+    """5 for the same text, 4 for a like one, 1 for any other."""
+    lines = dict(line.split(": ", 1) for line in prompt.splitlines() if ": " in line)
+    right, told = lines["Reference rewriting"], lines["Answer to grade"]
+    mark = 5 if compact(right) == compact(told) else 4 if chrf(right, told) > 0.3 else 1
+    return Reply(grades(mark), "j")
+
+
+def test_the_gate_of_a_judge() -> None:
+    asked: list[Vote] = []
+    rows, problem = judge_gate(_of_some_sense, on_vote=asked.append)
+    assert [row.kind for row in rows] == list(KINDS)
+    assert all(row.passed for row in rows), failures_of(rows)
+    assert (rows[0].value, rows[2].value, problem) == (5, 1, "")
+    assert len(asked) == len({vote.id for vote in asked}) == 36  # one vote on each answer
+    known = {(vote.id, vote.number): vote for vote in asked}
+
+    def never(_prompt: str, _vote: int) -> Reply:
+        raise AssertionError
+
+    assert judge_gate(never, known=known)[0] == rows
+
+
+def test_a_judge_to_whom_all_is_well_does_not_pass() -> None:
+    rows, _ = judge_gate(lambda _prompt, _vote: Reply(grades(5), "j"))
+    assert [row.kind for row in rows if not row.passed] == [
+        "paraphrase", "unrelated", "number format",
+    ]  # fmt: skip
+    assert "unrelated: 5 (place 0; wanted at least 2 from identical)" in failures_of(rows)
+
+
+def test_a_judge_that_is_away_or_talks_nonsense_is_not_measured() -> None:
+    calls = 0
+
+    def away(_prompt: str, _vote: int) -> Reply:
+        nonlocal calls
+        calls += 1
+        raise EndpointError("no one there")
+
+    rows, problem = judge_gate(away)
+    assert (calls, problem) == (5, "no one there")
+    assert failures_of(rows) == "no kind of answer could be measured"
+    assert not any(row.passed for row in rows)
+    assert all(math.isnan(row.value) for row in rows)
+    rows, problem = judge_gate(lambda _prompt, _vote: Reply("ดีมาก 5/5", "j"))
+    assert not any(row.passed for row in rows)
+    assert problem == ""
+
+
+def test_a_refused_judge_is_not_asked() -> None:
+    def never(_prompt: str, _vote: int) -> Reply:
+        raise AssertionError
+
+    found = judge([Rephrasing("a", "ก", "ก", "ก")], never, refusal="it failed its gate")
+    assert {vote.failure for vote in found.votes} == {"not asked"}
+    assert (found.enough, found.problem) == (False, "it failed its gate")
+    assert found.scores[0].value is None
+
+
 def test_ids_must_differ() -> None:
     with pytest.raises(InputError, match="1 of 2 repeat"):
         judge([ITEMS[0], ITEMS[0]], fair)
@@ -324,6 +388,16 @@ def test_similarity_by_hand() -> None:
     score = embedding_similarity(["กข", "กก", "คง"], ["กข", "กข", "จ"], _counts, draws=20)
     assert score.value == pytest.approx((1 + 1 / 2**0.5 + 0) / 3)
     assert score.denominator == 3
+    said: list[str] = []
+
+    def embed(texts: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+        said.extend(texts)
+        return _counts(texts)
+
+    gold, told = ["กข", "กข", "...", "กข"], ["", "กข", " ", "กข"]
+    score = embedding_similarity(gold, told, embed, draws=20)
+    assert score.numerator == pytest.approx(3)  # nothing is like nothing, and unlike all else
+    assert said == ["กข"]
 
 
 @pytest.mark.parametrize(

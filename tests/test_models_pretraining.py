@@ -15,7 +15,8 @@ from tests import tiny
 from tests.bench.transformers_loss import same_noise, their_loss
 from thaitool.errors import InputError
 from thaitool.models import pretraining
-from thaitool.models.encoder import load_encoder, load_pretraining, output_lengths
+from thaitool.models.encoder import load_pretraining, output_lengths
+from thaitool.models.encoders.interface import load_speech_encoder
 from thaitool.models.masking import MASK_PROB, MASK_SPAN, N_NEGATIVES, Draws, draw, lay_out
 from thaitool.models.pretraining import (
     DIVERSITY_WEIGHT,
@@ -296,19 +297,19 @@ def test_a_loaded_encoder_is_masked_in_pretraining_and_nowhere_else(tmp_path: An
         loss = ours(loaded, audio, samples, temperature=2.0)
         assert int((seen[0] == loaded.wav2vec2.masked_spec_embed).all(-1).sum()) == loss.masked
         assert torch.equal(loaded.wav2vec2.masked_spec_embed, model.wav2vec2.masked_spec_embed)
-        encoder = load_encoder(path)
-        still, moving = encoder(audio)[0], encoder.train()(audio)[0]
+        encoder = load_speech_encoder(path)
+        still, moving = encoder(audio, samples)[0], encoder.train()(audio, samples)[0]
         for dropout in (m for m in encoder.modules() if isinstance(m, torch.nn.Dropout)):
             dropout.p = 0.0
-        for layer in encoder.encoder.layers:
+        for layer in encoder.model.encoder.layers:
             layer.attention.dropout = 0.0
         assert not torch.equal(still, moving)
-        torch.testing.assert_close(encoder(audio)[0], still)
+        torch.testing.assert_close(encoder(audio, samples)[0], still)
 
 
 def test_missing_weights_are_an_error_that_says_what_is_there(tmp_path: Any) -> None:
     tiny.pretraining_model().wav2vec2.save_pretrained(tmp_path / "encoder")
-    load_encoder(tmp_path / "encoder")
+    load_speech_encoder(tmp_path / "encoder")
     with pytest.raises(InputError, match=r"the encoder is complete.* lacks 7 of the heads, e\.g\."):
         load_pretraining(tmp_path / "encoder")
     config = tiny.pretraining_model().config
@@ -381,12 +382,12 @@ def test_weights_of_the_terms() -> None:
 
 def test_an_encoder_of_audio_as_it_is_and_a_file_are_refused(tmp_path: Path) -> None:
     path = tiny.encoder_directory(tmp_path / "encoder")
-    load_encoder(path)
+    load_pretraining(path)
     config = json.loads((path / "preprocessor_config.json").read_text())
     (path / "preprocessor_config.json").write_text(json.dumps({**config, "do_normalize": False}))
-    for load in (load_encoder, load_pretraining):
-        with pytest.raises(InputError, match="do_normalize: false"):
-            load(path)
+    with pytest.raises(InputError, match="do_normalize: false"):
+        load_pretraining(path)
+    assert not load_speech_encoder(path).normalises
     (tmp_path / "checkpoint_best.pt").write_bytes(b"PK")
     with pytest.raises(
         InputError, match=r"thaitool convert fairseq .*checkpoint_best.pt --out DIR"

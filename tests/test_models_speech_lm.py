@@ -20,6 +20,7 @@ from thaitool.models.checkpoint import (
     weights_sha256,
 )
 from thaitool.models.encoder import output_lengths
+from thaitool.models.encoders.interface import SpeechEncoder
 from thaitool.models.generate import answer
 from thaitool.models.processor import AUDIO_TOKEN, IGNORED, ThaiSpeechProcessor
 from thaitool.models.projector import Projector
@@ -108,7 +109,7 @@ def test_an_encoder_does_not_hear_the_padding(made: Made) -> None:
     new_speech_lm_config(
         encoder.config, made.llm, tokenizer, projector_factor=2, projector_hidden_size=8
     )
-    made.model.audio_tower = encoder
+    made.model.audio_tower = SpeechEncoder(encoder)
     audio, lengths = tiny.ragged_audio(*LENGTHS)
     with torch.no_grad():
         together, frames = made.model.encode(audio, lengths)

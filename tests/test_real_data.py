@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from thaitool.audio.decode import SAMPLE_RATE_HZ, decode, probe
+from thaitool.audio.decode import SAMPLE_RATE_HZ, decode
+from thaitool.audio.headers import probe
 from thaitool.config import EvalConfig, PretrainConfig, SynthConfig
 from thaitool.data.scan import scan
 from thaitool.data.shards import read_thai_sup

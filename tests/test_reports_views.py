@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pytest
 from rich.console import Console
 
 from thaitool.errors import ConfigError, InputError
+from thaitool.metrics.sums import item_sums
 from thaitool.metrics.tasks import score_tasks
 from thaitool.records import Prediction, Reference
 from thaitool.reports.json_form import read_report
 from thaitool.reports.pairing import pair_view
 from thaitool.reports.paper import CAVEATS, TABLE_1, TABLE_2, paper_view
-from thaitool.reports.report import Report
+from thaitool.reports.report import Instrument, Report
 from thaitool.reports.stored import StoredReport, load_report, load_stored
 from thaitool.reports.transfer import transfer_view
 from thaitool.reports.view import View, view_html, view_json, view_tables, write_view
@@ -149,6 +151,52 @@ def test_reports_that_cannot_be_compared(tmp_path: Path) -> None:
         pair(a, other)
     with pytest.raises(InputError, match=r"has no report\.json"):
         load_stored(str(tmp_path))
+
+
+def marked(folder: Path, mark: float, by: str) -> str:
+    """A report of rephrasings to which a judge gave `mark` and 5 by turns, but nothing to the first."""
+    references = [Reference(f"sr {k}", "sr", "ไปบ้านกัน", f"s{k}", "p") for k in range(60)]
+    (task,) = score_tasks(
+        references, [Prediction(r.id, "sr", r.text) for r in references], draws=20
+    )
+    there = [0.0, *[1.0] * 59]
+    points = [mark if k % 2 else 5.0 for k in range(60)]
+    column = item_sums("sr_score", points, there, is_share=False)
+    report = Report(
+        "t",
+        "eval",
+        "now",
+        tasks=(replace(task, columns=(*task.columns, column)),),
+        normalizer_sha256=normalizer_sha256(),
+        references=references,
+        instruments=(Instrument("sr_score", by, ()),),
+    )
+    write_report(report, folder)
+    return str(folder)
+
+
+def test_marks_of_one_judge_are_compared_and_those_of_two_are_not(tmp_path: Path) -> None:
+    a, b = marked(tmp_path / "a", 2, "judge j"), marked(tmp_path / "b", 4, "judge j")
+    view = pair(a, b)
+    (task,) = json.loads(view_json(view))["tasks"]
+    (found,) = [c for c in task["comparisons"] if c["name"] == "sr_score"]
+    assert (found["items"], found["verdict"]) == (59, "better")
+    assert found["difference"] == pytest.approx(2 * 30 / 59)  # 30 of the 59 that were judged
+    (row,) = [row for row in view.tables[0].rows if row[1] == "sr_score"]
+    assert row[2:5] == ("3.47", "4.49", "+1.02")  # marks, not percentage points
+    assert not any("sr_score" in d.name for d in view.differences)  # no place on a scale of percent
+    other = pair(a, marked(tmp_path / "c", 4, "judge k"))
+    assert not any(row[1] == "sr_score" for row in other.tables[0].rows)
+    assert any("judge j in a and by judge k in c" in note for note in other.notes)
+
+
+def test_scores_of_whole_test_sets_are_compared(tmp_path: Path) -> None:
+    a = stored(tmp_path / "a", lambda k: k % 2 == 0)
+    b = stored(tmp_path / "b", lambda k: k % 10 != 1)
+    tasks = {t["task"]: t["comparisons"] for t in json.loads(view_json(pair(a, b)))["tasks"]}
+    (found,) = [c for c in tasks["ic"] if c["name"] == "ic_macro_f1"]
+    assert found["verdict"] == "better"
+    assert found["low"] < found["b"] - found["a"] < found["high"]
 
 
 def test_another_normaliser_is_told(tmp_path: Path) -> None:

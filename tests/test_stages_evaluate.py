@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +21,12 @@ from thaitool.config import EvalConfig
 from thaitool.data.manifest import from_utterances, write_manifest
 from thaitool.data.shards import read_thai_sup
 from thaitool.errors import ConfigError, EnvironmentProblem, InputError, QuarantineError
+from thaitool.metrics.chrf import chrf
 from thaitool.models import checkpoint, generate
 from thaitool.records import TASKS, AudioRef, Utterance
 from thaitool.reports.json_form import read_report
 from thaitool.stages import evaluate
+from thaitool.text.normalize import compact
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,7 @@ class FakeModel:
         self.batches: list[int] = []
         self.die_at_batch = die_at_batch
         self.loaded = 0
+        self.audio_tower = SimpleNamespace(normalises=True, longest_samples=None)
 
     def to(self, _: Any) -> FakeModel:
         return self
@@ -236,6 +241,10 @@ def test_other_sources_stand_in_the_same_table(sup: Path, tmp_path: Path) -> Non
     assert (source["name"], source["failed"]) == ("ครู", 1)
     assert [t["task"] for t in source["tasks"]] == ["asr"]  # only what it answered
     assert source["tasks"][0]["scores"][0]["numerator"] == 3
+    (difference,) = source["against"]  # on the three items that both answered
+    headline = difference["comparisons"][0]
+    assert (headline["name"], headline["a"], headline["items"]) == ("cer", 0, 3)
+    assert headline["difference"] == source["tasks"][0]["scores"][0]["value"]
     assert "ครู" in (tmp_path / "out" / "report.html").read_text("utf-8")
     del teacher[1]
     write_answers(also, teacher)
@@ -303,18 +312,30 @@ def test_leaks_from_the_training_data_are_named(sup: Path, tmp_path: Path) -> No
     assert "leaked" not in clean["accounting"]
 
 
+def marked(prompt: str) -> str:
+    """What a judge of some sense says: 5 for the same text, less for less likeness, 1 for none."""
+    lines = dict(line.split(": ", 1) for line in prompt.splitlines() if ": " in line)
+    right, told = lines["Reference rewriting"], lines.get("Answer to grade", "")
+    likeness = chrf(right, told)
+    score = 5 if compact(right) == compact(told) else 4 if likeness > 0.3 else 1
+    return json.dumps({"meaning": score, "fluency": 5, "written": 5, "score": score})
+
+
 @pytest.fixture
 def server() -> Iterator[tuple[str, dict[str, Any]]]:
-    """A judge that gives every answer a 5 and can be told to say something else."""
-    state: dict[str, Any] = {"says": None, "asked": 0}
+    """A judge of some sense that can be told to say something else, and embeddings that count letters."""
+    state: dict[str, Any] = {"says": marked, "asked": 0}
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             state["asked"] += 1
-            good = json.dumps({"meaning": 5, "fluency": 5, "written": 5, "score": 5})
-            text = good if state["says"] is None else state["says"]
-            body = {"model": "judge-1", "choices": [{"message": {"content": text}}]}
+            if self.path.endswith("/embeddings"):
+                vectors = state["embeds"](asked["input"])
+                body: Any = {"data": [{"index": i, "embedding": v} for i, v in enumerate(vectors)]}
+            else:
+                text = state["says"](asked["messages"][0]["content"])
+                body = {"model": "judge-1", "choices": [{"message": {"content": text}}]}
             content = json.dumps(body).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
@@ -339,24 +360,101 @@ def test_a_judge_grades_and_its_silence_is_no_zero(
     url, state = server
     file = write_answers(tmp_path / "p.jsonl", right(rows(sup)))
     asked = {"predictions": file, "judge": url, "judge_model": "judge-1"}
-    state["says"] = "I cannot say."
+    state["says"] = lambda _: "I cannot say."
     with pytest.raises(EnvironmentProblem, match=r"graded 0\.0% of the rephrasings"):
         run(sup, tmp_path / "out", **asked)
     sr = read_report(tmp_path / "out" / "report.json").tasks[3]
     scores = {score.name: score for score in sr.scores}
     assert scores["sr_score"].value is None
     assert scores["sr_judge_coverage"].value == 0
-    state["says"] = None
+    assert state["asked"] == 36  # its gate, and nothing behind it
+    state["says"] = marked
     report = run(sup, tmp_path / "out", **asked)
     graded = {s["name"]: s["value"] for s in report["tasks"][3]["scores"]}
     assert graded["sr_score"] == 5
-    # It gave the bad canaries a 5 too.
-    assert any("do not use its scores" in note for note in report["notes"])
+    (gate,) = report["instruments"]
+    assert gate["score"] == "sr_score"
+    assert [row["value"] for row in gate["gate"]][::2] == [5, 1, 5]  # identical, unrelated, digits
+    parts = [task for part in report["slices"] for task in part["tasks"] if task["task"] == "sr"]
+    assert all(any(s["name"] == "sr_score" for s in task["scores"]) for task in parts)
+    assert len(parts) > 1
     before = state["asked"]
     assert run(sup, tmp_path / "out", **asked)["tasks"] == report["tasks"]
     assert state["asked"] == before  # votes are kept
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert ">5.00<" in page
     assert "500.00 %" not in page
+    assert "Gate of sr_score" in page
     run(sup, tmp_path / "out", **{**asked, "judge_model": "judge-2"})
     assert state["asked"] > before  # but not those of another judge
+
+
+def test_a_judge_that_likes_everything_is_not_used(
+    sup: Path, tmp_path: Path, server: tuple[str, dict[str, Any]]
+) -> None:
+    url, state = server
+    state["says"] = lambda _: json.dumps(
+        dict.fromkeys(("meaning", "fluency", "written", "score"), 5)
+    )
+    file = write_answers(tmp_path / "p.jsonl", right(rows(sup)))
+    with pytest.raises(EnvironmentProblem, match=r"failed its gate .*unrelated: 5"):
+        run(sup, tmp_path / "out", predictions=file, judge=url, judge_model="j", task="sr")
+    report = read_report(tmp_path / "out" / "report.json")
+    assert next(s for s in report.tasks[0].scores if s.name == "sr_score").value is None
+    assert not report.instruments[0].passed
+    assert any("failed its gate and was not asked" in note for note in report.notes)
+    assert state["asked"] == 36
+
+
+def test_an_embedder_is_used_after_its_gate(
+    sup: Path, tmp_path: Path, server: tuple[str, dict[str, Any]]
+) -> None:
+    url, state = server
+    digits = str.maketrans("๐๑๒๓๔๕๖๗๘๙", "0123456789")
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        codes = [[ord(letter) for letter in text.translate(digits)] for text in texts]
+        places = [[(31 * a + b) % 64 for a, b in pairwise(found)] for found in codes]
+        return [[1e-3 + found.count(k) for k in range(64)] for found in places]
+
+    state["embeds"] = embed
+    answers = right(rows(sup))
+    next(a for a in answers if a["task"] == "sr")["text"] = ""
+    file = write_answers(tmp_path / "p.jsonl", answers)
+    asked = {"predictions": file, "embedder": url, "embedder_model": "pairs"}
+    report = run(sup, tmp_path / "out", **asked)
+    likeness = {
+        t["task"]: s["value"]
+        for t in report["tasks"]
+        for s in t["scores"]
+        if s["name"] == "embedding_similarity"
+    }
+    assert likeness == {"asr": pytest.approx(1), "sr": pytest.approx(0.75)}  # an empty answer: 0
+    assert [i["score"] for i in report["instruments"]] == ["embedding_similarity"]
+    items = lines_of(tmp_path / "out" / "per_item.jsonl")
+    assert [i["marks"]["embedding_similarity"] for i in items if i["task"] == "sr"].count(0) == 1
+    state["embeds"] = lambda texts: [[1.0, 2.0] for _ in texts]
+    before = state["asked"]
+    with pytest.raises(InputError, match=r"pairs of a server.*must tell Thai answers apart"):
+        run(sup, tmp_path / "o2", **asked)
+    assert state["asked"] - before < 10  # the gate's texts and nothing else
+    assert not (tmp_path / "o2").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("asr", {"judge": "http://127.0.0.1:1/v1"}, "--judge is for sr, but --task is asr"),
+        ("ic", {"embedder": "somewhere"}, "--embedder is for asr and sr"),
+        ("sr", {"keywords": Path("words")}, "--keywords is for asr"),
+        ("sr", {"judge": "localhost:8000"}, "must be an http or https URL"),
+        ("sr", {"judge": "http://h/v1", "judge_key_variable": "NO_SUCH_KEY"}, "must hold the key"),
+        ("asr", {"embedder": "no/such/place"}, "must be the URL of a server"),
+    ],
+)
+def test_what_is_used_after_the_answers_is_checked_before(
+    sup: Path, tmp_path: Path, task: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(sup, tmp_path / "out", predictions=tmp_path / "none", task=task, **settings)
+    assert not (tmp_path / "out").exists()

@@ -17,7 +17,7 @@ from tests.conftest import Tone
 from thaitool.config import PretrainConfig, ScanConfig
 from thaitool.data.loader import load_audio
 from thaitool.data.manifest import from_utterances, open_manifest
-from thaitool.errors import InputError, QuarantineError, TrainingFailed
+from thaitool.errors import InputError, QuarantineError
 from thaitool.records import AudioRef, Utterance
 from thaitool.stages import pretrain, scan
 from thaitool.training.pretraining import held_out
@@ -78,6 +78,24 @@ def test_a_scan_is_a_manifest_a_ledger_and_a_summary(tmp_path: Path, tone: Tone)
     assert len((tmp_path / "strict" / "quarantine.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_scan_that_fails_leaves_the_ledger_that_says_why_or_nothing(
+    tmp_path: Path, tone: Tone
+) -> None:
+    audio = tiny.clips(tmp_path / "audio", 2)
+    same = tiny.clips(tmp_path / "same", 2)
+    with pytest.raises(InputError, match=r"Nothing of .*same is left to use \(2 duplicate\)"):
+        scan.run(tiny.make(ScanConfig, data=[audio, same], out=tmp_path / "scan"))
+    assert [p.name for p in (tmp_path / "scan").iterdir()] == ["quarantine.jsonl"]
+    ledger = (tmp_path / "scan" / "quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["item"] for line in ledger] == [
+        str(same / "clip-00.flac"),
+        str(same / "clip-01.flac"),
+    ]
+    with pytest.raises(InputError, match="does not exist"):
+        scan.run(tiny.make(ScanConfig, data=[tmp_path / "nowhere"], out=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_cache_holds_the_same_sound(tmp_path: Path, tone: Tone) -> None:
     audio = tiny.clips(tmp_path / "audio", 3)
     soundfile.write(audio / "fast.wav", tone(1.0, 48_000), 48_000)
@@ -135,8 +153,7 @@ def test_a_continued_run_says_whose_shape_it_has(tmp_path: Path) -> None:
     narrow = more.model_copy(
         update={"encoder": first.encoder.model_copy(update={"hidden_size": 16})}
     )
-    with pytest.raises(TrainingFailed, match="no better than chance"):  # four updates teach nothing
-        pretrain.run(narrow, announce=lambda rows: told.append(dict(rows)))
+    pretrain.run(narrow, announce=lambda rows: told.append(dict(rows)))
     assert "continues" not in told[0]
     assert told[1]["continues"] == f"{tmp_path / 'first'}; its shape counts, not that in `encoder`"
     assert told[1]["model"] == told[0]["model"]

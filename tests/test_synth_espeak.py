@@ -22,7 +22,7 @@ from thaitool.synth.espeak import (
     speak,
     tone_canary,
 )
-from thaitool.text.phonemes import Syllable
+from thaitool.text.syllable import Syllable
 
 TEXT = "วันนี้อากาศดีมาก เราไปตลาดกัน"
 

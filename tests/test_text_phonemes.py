@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.bench import g2p, g2p_train
 from thaitool.errors import InputError
 from thaitool.text import phonemes
-from thaitool.text.phonemes import Syllable, syllables, to_ipa, word_syllables
+from thaitool.text.phonemes import rule_syllables, syllables, word_syllables
+from thaitool.text.syllable import Syllable, to_ipa
 
 
 def ipa(text: str) -> str:
@@ -120,6 +121,21 @@ def test_every_entry_of_the_lexicon_is_read_as_it_is_respelled() -> None:
         assert len(word_syllables(word)) == len(respelled.split("-")), word
 
 
+@pytest.mark.parametrize(
+    ("word", "rules", "expected"),
+    [
+        # The closing letter is read twice, the last vowel of a compound's part is read.
+        ("ประถมศึกษา", "pra˨˩ tʰom˩˩˦ sɯk˨˩ saː˩˩˦", "pra˨˩ tʰom˩˩˦ ma˦˥ sɯk˨˩ saː˩˩˦"),
+        ("ชาติพันธุ์", "tɕʰaːt˥˩ pʰan˧", "tɕʰaːt˥˩ ti˨˩ pʰan˧"),
+    ],
+)
+def test_the_network_corrects_what_spelling_does_not_tell(
+    word: str, rules: str, expected: str
+) -> None:
+    assert " ".join(map(to_ipa, rule_syllables(word))) == rules
+    assert " ".join(map(to_ipa, word_syllables(word))) == expected
+
+
 def test_nothing_gives_nothing() -> None:
     assert syllables("  ") == ()
 
@@ -144,30 +160,10 @@ def _shared() -> Path:
 
 
 def test_agrees_with_a_pronunciation_dictionary() -> None:
-    """Sounds and tones of words that are in pythainlp's list too (.77 of 2,000 were measured)."""
+    """Sounds and tones of words that nothing was trained or tuned on (see tests/bench/g2p.py)."""
     path = _shared() / "mfa_thai_dictionary" / "thai_mfa.dict"
     if not path.exists():
         pytest.skip(f"no pronunciation dictionary at {path}; set THAITOOL_SHARED")
-    from pythainlp.corpus.common import thai_words
-
-    known: dict[str, set[str]] = {}
-    letters = re.compile("[ก-ฮะ-ูเ-ไ็-์]{2,}")
-    wanted = {word for word in thai_words() if letters.fullmatch(word)}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        word, sounds = line.split("\t")
-        if word in wanted:
-            known.setdefault(word, set()).add(re.sub("[ ̚ʔ]", "", sounds))
-    sample = random.Random(3).sample(sorted(known), 400)  # noqa: S311 not a secret
-    right = sum(_flat(word) in known[word] for word in sample)
-    assert right / len(sample) > 0.72
-
-
-def _flat(word: str) -> str:
-    # The dictionary writes the tone after the vowel, before the final.
-    parts = []
-    for one in word_syllables(word):
-        whole = to_ipa(one)
-        tone = re.findall("[˩˨˧˦˥]+", whole)[0]
-        body = whole.removesuffix(tone)
-        parts.append(body.removesuffix(one.final) + tone + one.final)
-    return "".join(parts).replace("ʔ", "")
+    words = g2p.sample(g2p_train.read_dictionary(path), 200)
+    counts = g2p.count([g2p.answer(word, readings) for word, readings in words.items()])
+    assert counts["all"].exact / counts["all"].words > 0.65

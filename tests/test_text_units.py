@@ -57,6 +57,27 @@ def test_round_trip_and_shape_of_units(text: str) -> None:
         assert len(unit) == 1 or not unit[0].isspace()
 
 
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(st.text(alphabet="กนทเ าำ\u0e34\u0e38\u0e48\u0e49\u0e4d\u0301é\nA1", max_size=12))
+def test_plain_characters_are_code_points_and_come_back(text: str) -> None:
+    units = split_units(text, "characters")
+    assert units == list(canonical(text))
+    if units:
+        vocabulary = build_vocabulary([text], kind="characters")
+        assert vocabulary.decode(vocabulary.encode(text).ids) == canonical(text)
+
+
+def test_a_vocabulary_keeps_its_kind_and_the_name_of_the_normaliser(tmp_path: Path) -> None:
+    vocabulary = build_vocabulary(["ที่ น้ำ"], kind="characters", normalizer="thai-v1")
+    assert set(vocabulary.units) == set("ที่ น้ำ")
+    vocabulary.save(tmp_path / "units.json")
+    assert load_vocabulary(tmp_path / "units.json") == vocabulary
+    text = (tmp_path / "units.json").read_text("utf-8")
+    (tmp_path / "units.json").write_text(text.replace("characters", "words"), "utf-8")
+    with pytest.raises(InputError, match='"kind" must be one of thai, characters'):
+        load_vocabulary(tmp_path / "units.json")
+
+
 def test_vocabulary_order_frequency_and_counts() -> None:
     vocabulary = build_vocabulary(["กขขค", "ข ค"], min_frequency=2)
     assert vocabulary.units == ("ข", "ค")

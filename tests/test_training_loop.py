@@ -152,6 +152,38 @@ def test_a_recording_that_breaks_is_set_aside_counted_and_listed_once(tmp_path: 
         go(Objective(), manifest, tmp_path / "b", settings(updates=20, max_rejected_share=0.05))
 
 
+def test_stopping_and_going_on_forgets_no_broken_recording(tmp_path: Path) -> None:
+    """Two of twelve, met before and after a stop: together they are too many."""
+    manifest = damaged(tmp_path, 2)
+    plan = make_plan(manifest.duration_s, batch_s=0.1, seed=0)  # one recording to a batch
+    first, second = sorted(k for k in range(12) if int(plan.epoch(0)[k][0]) < 2)
+    out = tmp_path / "run"
+    config = settings(updates=12, batch_s=0.1, max_rejected_share=0.1, save_every=first + 1)
+
+    class Stopped(Exception):
+        pass
+
+    class Stopping(Objective):
+        def forward(self, batch: Batch, step: Step) -> Loss:
+            if step.update == second - 1:
+                raise Stopped
+            return super().forward(batch, step)
+
+    with pytest.raises(Stopped):
+        go(Stopping(), manifest, out, config)
+    assert first < RunDir(out).last_update < second
+    with pytest.raises(QuarantineError, match="2 of 12 recordings are unusable"):
+        go(Objective(), manifest, out, config)
+    # The updates before are kept, and the same command is refused at once.
+    assert RunDir(out).last_update == second
+    again = Objective()
+    with pytest.raises(QuarantineError, match="2 of 12 recordings are unusable"):
+        go(again, manifest, out, config)
+    assert again.steps == []
+    result = go(Objective(), manifest, out, config.model_copy(update={"max_rejected_share": 0.2}))
+    assert (result.resumed_from, result.done["rejected"]) == (second, 2)
+
+
 def test_a_batch_of_nothing_but_broken_recordings_is_an_error(tmp_path: Path) -> None:
     manifest = damaged(tmp_path, 12)
     with pytest.raises(TrainingFailed, match="No update could use any recording"):

@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny, training_task
+from thaitool.data.plan import make_plan
+from thaitool.data.scan import scan
 from thaitool.training.run_dir import RunDir
 
 UPDATES = 6
@@ -159,6 +161,34 @@ def test_a_process_without_a_readable_recording_keeps_step(audio: Path, tmp_path
     ledger = [json.loads(line)["item"] for line in two.quarantine.read_text().splitlines()]
     assert ledger == [str(broken)]
     assert_close(two, one, 1e-6)
+
+
+def test_broken_recordings_of_all_processes_count_together(audio: Path, tmp_path: Path) -> None:
+    """Each process meets one of the two, and both stop before the same update; one process goes on."""
+    folder = tmp_path / "audio"
+    shutil.copytree(audio, folder)
+    manifest = scan([folder])[0]
+    order = make_plan(manifest.duration_s, batch_s=1.0, seed=0).epoch(0)
+    for turn in (4, 7):  # of update 3 in process 0, of update 4 in process 1
+        path = Path(manifest[int(order[turn][0])].audio.path)
+        content = bytearray(path.read_bytes())
+        content[2000:-2000] = bytes(len(content) - 4000)
+        path.write_bytes(content)
+    run = RunDir(tmp_path / "run")
+    config = {"batch_s": 1.0, "max_rejected_share": 0.1}
+    process = start(DDP, options(folder, run.path, 1, config=config))
+    stderr = process.communicate(timeout=240)[1]
+    assert process.returncode != 0
+    assert stderr.count("QuarantineError: 2 of 12 recordings are unusable") >= 2
+    assert run.last_update == 3
+    finish(
+        start(
+            [sys.executable],
+            options(folder, run.path, 2, config={**config, "max_rejected_share": 0.2}),
+        )
+    )
+    done = json.loads((run.path / "result.json").read_text())["done"]
+    assert (done["rejected"], done["utterances"], done["batches"]) == (2, 10, 12)
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from transformers import (
 from thaitool.config import Section, SynthConfig
 from thaitool.models.checkpoint import load_tokenizer, new_processor, new_speech_lm_config
 from thaitool.models.encoder import feature_extractor, new_config
+from thaitool.models.encoders.interface import SpeechEncoder
 from thaitool.models.processor import AUDIO_TOKEN, ThaiSpeechProcessor
 from thaitool.models.speech_lm import ThaiSpeechForConditionalGeneration
 from thaitool.stages import synth
@@ -47,6 +49,14 @@ TEMPLATE = (
     "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+def installed(module: str) -> bool:
+    """Whether an optional library can be imported here."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
 
 
 def make(config: type[Config], **values: Any) -> Config:
@@ -109,9 +119,7 @@ def speech_lm(
     llm: Path, seed: int = 0
 ) -> tuple[ThaiSpeechForConditionalGeneration, ThaiSpeechProcessor]:
     """A speech LLM over the LLM of a directory, in evaluation mode, and its processor."""
-    tower = pretraining_model(seed).wav2vec2
-    # As `load_encoder` leaves it: outside pretraining nothing is masked.
-    tower.config.apply_spec_augment = False
+    tower = SpeechEncoder(pretraining_model(seed).wav2vec2)
     tokenizer = load_tokenizer(llm)
     config = new_speech_lm_config(
         tower.config, llm, tokenizer, projector_factor=2, projector_hidden_size=24

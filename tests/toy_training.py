@@ -78,7 +78,9 @@ def go(
         manifest=manifest,
         plan=plan or make_plan(manifest.duration_s, batch_s=config.batch_s, seed=config.seed),
         config=config,
-        run=open_run(out, config.model_dump(exclude={"keep", "workers"}), "test: {}\n"),
+        run=open_run(
+            out, config.model_dump(exclude={"keep", "workers", "max_rejected_share"}), "test: {}\n"
+        ),
         accelerator=make_accelerator(config),
         progress=silent,
         description="test",

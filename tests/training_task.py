@@ -31,7 +31,8 @@ from thaitool.models.wav2vec2 import prepare
 from thaitool.records import silent
 from thaitool.training import loop, rollback
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
-from thaitool.training.run_dir import RunDir, open_run
+from thaitool.training.ranks import on_main_first
+from thaitool.training.run_dir import NOT_COMPUTED, RunDir, open_run
 from thaitool.training.watch import Limits, Watch, untrained_parts
 
 
@@ -134,14 +135,16 @@ def watch(config: Training, **changes: Any) -> Watch:
 
 def go(setup: Setup) -> TrainingResult:
     config = setup.config
-    fingerprint = config.model_dump(exclude={"keep", "workers", "accumulation"})
+    fingerprint = config.model_dump(exclude=NOT_COMPUTED)
+    accelerator = make_accelerator(config)
+    on_main_first(accelerator, lambda: open_run(setup.out, fingerprint, "test: {}\n"))
     return train(
         setup.task(),
         manifest=setup.manifest,
         plan=make_plan(setup.manifest.duration_s, batch_s=config.batch_s, seed=config.seed),
         config=config,
-        run=open_run(setup.out, fingerprint, "test: {}\n"),
-        accelerator=make_accelerator(config),
+        run=RunDir(setup.out),
+        accelerator=accelerator,
         progress=silent,
         description="test",
     )

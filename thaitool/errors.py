@@ -24,19 +24,22 @@ class ConfigError(ThaitoolError):
 
 
 class InputError(ThaitoolError):
-    """Data, a model directory or an output directory is not what the stage needs."""
+    """Data, a model directory or an output directory is not what the stage needs.
+
+    `rejected` are the `Rejected` for the ledger, where recordings that were set aside are the reason.
+    """
 
     exit_code = 3
-
-
-class QuarantineError(InputError):
-    """More input was unusable than the configured share allows; `rejected` are the `Rejected` for the ledger."""
-
-    exit_code = 4
 
     def __init__(self, message: str, rejected: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.rejected = tuple(rejected)
+
+
+class QuarantineError(InputError):
+    """More input was unusable than the configured share allows."""
+
+    exit_code = 4
 
 
 class EnvironmentProblem(ThaitoolError):

@@ -44,6 +44,9 @@ def _is_disk_full(error: BaseException | None) -> bool:
         # safetensors writes from Rust, where the number survives in the text only.
         if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
             return True
+        # sqlite has a code of its own, which Python keeps as text.
+        if "database or disk is full" in str(error):
+            return True
         # torch.save raises a RuntimeError while the OSError of its file is being handled.
         error = error.__cause__ or error.__context__
     return False

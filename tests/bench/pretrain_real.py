@@ -90,15 +90,48 @@ def finish(process: subprocess.Popen[bytes], file: Path) -> None:
         raise SystemExit(f"The run failed with {process.returncode}.")
 
 
-def main() -> None:
-    """Runs, compares, writes."""
+def arguments() -> argparse.Namespace:
+    """What to train on, for how long, how often to kill."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="directory of recordings")
     parser.add_argument("--work", type=Path, required=True, help="new directory for the two runs")
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def compared(whole: Path, killed: Path) -> dict[str, Any]:
+    """Whether the two runs are the same, and how the undisturbed one went."""
+    a, b = rows(whole), rows(killed)
+    first, second = (load_file(path / "last" / "model.safetensors") for path in (whole, killed))
+    same_weights = first.keys() == second.keys() and all(
+        torch.equal(first[n], second[n]) for n in first
+    )
+    return {
+        "metrics_equal": a == b,
+        "weights_equal": same_weights,
+        "held_out": [
+            {
+                "update": row["update"],
+                "contrastive_nats": round(row["eval_contrastive_nats"], 4),
+                "accuracy": round(row["eval_accuracy"], 4),
+            }
+            for row in a
+            if "eval_contrastive_nats" in row
+        ],
+        "probe_effective_rank": [
+            [row["update"], round(row["probe_effective_rank"], 2)]
+            for row in a
+            if "probe_effective_rank" in row
+        ],
+        "done": json.loads((whole / "result.json").read_text())["done"],
+    }
+
+
+def main() -> None:
+    """Runs, compares, writes."""
+    options = arguments()
     options.work.mkdir(parents=True)
     files = {}
     for name in ("undisturbed", "killed"):
@@ -116,12 +149,6 @@ def main() -> None:
         process = start(files["killed"], 29612 + number)
         kills.append({"at": kill_at(process, killed, update)})
     finish(start(files["killed"], 29612 + options.kills), files["killed"])
-    a, b = rows(whole), rows(killed)
-    first, second = (load_file(path / "last" / "model.safetensors") for path in (whole, killed))
-    same_weights = first.keys() == second.keys() and all(
-        torch.equal(first[n], second[n]) for n in first
-    )
-    evaluated = [row for row in a if "eval_contrastive_nats" in row]
     found = {
         "machine": machine("cpu"),
         "data": options.data.name,
@@ -129,27 +156,12 @@ def main() -> None:
         "updates": options.updates,
         "seconds_undisturbed": round(seconds, 1),
         "kills": kills,
-        "metrics_equal": a == b,
-        "weights_equal": same_weights,
-        "held_out": [
-            {
-                "update": row["update"],
-                "contrastive_nats": round(row["eval_contrastive_nats"], 4),
-                "accuracy": round(row["eval_accuracy"], 4),
-            }
-            for row in evaluated
-        ],
-        "probe_effective_rank": [
-            [row["update"], round(row["probe_effective_rank"], 2)]
-            for row in a
-            if "probe_effective_rank" in row
-        ],
-        "done": json.loads((whole / "result.json").read_text())["done"],
+        **compared(whole, killed),
     }
     options.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     print(json.dumps({k: v for k, v in found.items() if k != "machine"}, indent=1))  # noqa: T201
-    fell = evaluated[-1]["eval_contrastive_nats"] < evaluated[0]["eval_contrastive_nats"]
-    if not (a == b and same_weights and fell):
+    nats = [row["contrastive_nats"] for row in found["held_out"]]
+    if not (found["metrics_equal"] and found["weights_equal"] and nats[-1] < nats[0]):
         raise SystemExit(
             "The killed run differs from the undisturbed one, or the loss did not fall."
         )

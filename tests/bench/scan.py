@@ -228,8 +228,7 @@ def memory(folder: Path, count: int) -> dict[str, Any]:
     """Bytes per file of a large scan (the rows, and the most that is held meanwhile), and the speed of its rows."""
     manifest = scan([folder])[0]
     peaks = {
-        name: peak_bytes(folder, into)
-        for name, into in (("", None), ("_into", folder.parent / "r"))
+        name: peak_bytes(folder, into) for name, into in (("", None), ("_into", folder.parent))
     }
     digest_s = clocked(manifest.digest).core
     chosen = np.random.default_rng(0).integers(0, count, 20_000).tolist()

@@ -16,39 +16,18 @@ import stat
 import time
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from thaitool.audio.headers import (
-    EXTENSIONS,
-    MIN_DURATION_S,
-    BadAudio,
-    Header,
-    check_promise,
-    probe,
-)
+from thaitool.audio.headers import MIN_DURATION_S, BadAudio, check_promise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "EXTENSIONS",
-    "MIN_DURATION_S",
-    "PCM16",
-    "SAMPLE_RATE_HZ",
-    "SILENCE_PEAK",
-    "BadAudio",
-    "Header",
-    "decode",
-    "encode_flac",
-    "normalise",
-    "probe",
-    "resample",
-]
-
+Result = TypeVar("Result")
 #: The one rate inside the package: that of XLS-R, Whisper and the published Thai-SUP.
 SAMPLE_RATE_HZ = 16_000
 #: Peak below which a clip counts as silent: -60 dBFS.
@@ -59,6 +38,14 @@ PCM16 = ".pcm16"
 RETRY_AFTER_S = 0.1
 #: libsndfile's number for "the operating system said no".
 _SYSTEM_ERROR = 2
+#: What libsndfile must be told of the shard cache's files, which have no header.
+_RAW = {
+    "samplerate": SAMPLE_RATE_HZ,
+    "channels": 1,
+    "format": "RAW",
+    "subtype": "PCM_16",
+    "endian": "LITTLE",
+}
 #: What torchaudio's `Resample` is left at.
 _FILTER_ZEROS, _ROLLOFF = 6, 0.99
 #: MP3 frames may lie 511 bytes back; at 8 kbit/s, the lowest rate, those are half a second.
@@ -93,18 +80,15 @@ def decode(
     """
     first = round(start_s * SAMPLE_RATE_HZ)
     last = None if end_s is None else max(first, round(end_s * SAMPLE_RATE_HZ))
-    if isinstance(source, bytes):
-        mono = _read_sound(io.BytesIO(source), len(source), item, first, last)
-    else:
-        read = _read_pcm16 if source.endswith(PCM16) else _read_sound
 
-        def from_disk() -> NDArray[np.float32]:
-            with _Bytes(source, item, offset, n_bytes) as file:
-                samples = read(file, file.n_bytes, item, first, last)
-                file.raise_trouble()
-                return samples
+    def read() -> NDArray[np.float32]:
+        if isinstance(source, str) and source.endswith(PCM16):
+            with Bytes(source, item, offset, n_bytes) as samples:
+                return _read_pcm16(samples, item, first, last)
+        with opened_sound(source, item, offset=offset, n_bytes=n_bytes) as file:
+            return _stretch(file, item, first, last)
 
-        mono = _twice(from_disk, item)
+    mono = twice(read, item)
     place = "" if (first, last) == (0, None) else f" from {start_s:.2f} s on"
     if len(mono) < MIN_DURATION_S * SAMPLE_RATE_HZ:
         detail = f"{len(mono) / SAMPLE_RATE_HZ:.3f} s{place} is under {MIN_DURATION_S} s"
@@ -118,7 +102,12 @@ def decode(
     return mono
 
 
-def _twice(read: Callable[[], NDArray[np.float32]], item: str) -> NDArray[np.float32]:
+def twice(read: Callable[[], Result], item: str) -> Result:
+    """What `read` returns, at the second attempt if need be.
+
+    Raises:
+        BadAudio: it raised an OSError both times.
+    """
     try:
         return read()
     except OSError:
@@ -129,7 +118,55 @@ def _twice(read: Callable[[], NDArray[np.float32]], item: str) -> NDArray[np.flo
         raise BadAudio(item, "unreadable", error.strerror or str(error)) from error
 
 
-class _Bytes(io.RawIOBase):
+@contextmanager
+def opened_sound(
+    source: str | bytes, item: str, *, offset: int | None = None, n_bytes: int | None = None
+) -> Iterator[Any]:
+    """A `soundfile.SoundFile` whose header promises no more than is there. What MP3s complain about is not shown.
+
+    Args: as `decode`.
+
+    Raises:
+        BadAudio: it is unreadable, empty, truncated or bad_length, now or while the caller reads it.
+        OSError: the disk, not the file, is at fault.
+    """
+    if isinstance(source, bytes):
+        with _opened(io.BytesIO(source), len(source), {}, item) as file:
+            yield file
+        return
+    with Bytes(source, item, offset, n_bytes) as part:
+        # By its number where it is a whole file: libsndfile then reads without coming back to Python, and does not
+        # judge the file by its name.
+        readable = part.descriptor if part.is_whole else part
+        form = _RAW if source.endswith(PCM16) else {}
+        try:
+            with _opened(readable, part.n_bytes, form, item) as file:
+                yield file
+        except BadAudio:
+            part.raise_trouble()
+            raise
+        part.raise_trouble()
+
+
+@contextmanager
+def _opened(readable: Any, n_bytes: int, form: dict[str, Any], item: str) -> Iterator[Any]:
+    import soundfile
+
+    if n_bytes == 0:
+        raise BadAudio(item, "empty", "it has 0 bytes")
+    try:
+        with soundfile.SoundFile(readable, closefd=False, **form) as file:
+            check_promise(item, file.frames, n_bytes, file.extra_info)
+            # mpg123 complains on stderr wherever reading starts inside a sound, and rightly decodes it all the same.
+            with _no_stderr() if file.format == "MP3" else nullcontext():
+                yield file
+    except soundfile.LibsndfileError as error:
+        if error.code == _SYSTEM_ERROR:
+            raise OSError(error.error_string) from error
+        raise BadAudio(item, "unreadable", error.error_string) from error
+
+
+class Bytes(io.RawIOBase):
     """Some bytes of a file as a file, for libsndfile, which only knows whole ones. Reads nothing ahead."""
 
     def __init__(self, path: str, item: str, offset: int | None, n_bytes: int | None) -> None:
@@ -186,12 +223,10 @@ class _Bytes(io.RawIOBase):
         return read
 
 
-def _read_pcm16(
-    file: _Bytes, n_bytes: int, item: str, first: int, last: int | None
-) -> NDArray[np.float32]:
-    if n_bytes < 2:
-        raise BadAudio(item, "empty", f"it has {n_bytes} bytes")
-    n_frames = n_bytes // 2
+def _read_pcm16(file: Bytes, item: str, first: int, last: int | None) -> NDArray[np.float32]:
+    if file.n_bytes < 2:
+        raise BadAudio(item, "empty", f"it has {file.n_bytes} bytes")
+    n_frames = file.n_bytes // 2
     first = min(first, n_frames)
     last = n_frames if last is None else min(last, n_frames)
     file.seek(2 * first)
@@ -200,43 +235,14 @@ def _read_pcm16(
     while read < len(view):
         got = file.readinto(view[read:])
         if not got:
+            file.raise_trouble()
             raise BadAudio(item, "truncated", "the file became shorter while it was read")
         read += got
     return np.multiply(samples, np.float32(2.0**-15), dtype=np.float32)
 
 
-def _read_sound(
-    opened: io.BytesIO | _Bytes, n_bytes: int, item: str, first: int, last: int | None
-) -> NDArray[np.float32]:
-    """Samples `first` to `last`, counted at `SAMPLE_RATE_HZ`, of a sound file.
-
-    Raises:
-        BadAudio: see `decode`.
-        OSError: the disk, not the file, is at fault.
-    """
-    import soundfile
-
-    if n_bytes == 0:
-        raise BadAudio(item, "empty", "it has 0 bytes")
-    file_like: Any = opened
-    if isinstance(opened, _Bytes) and opened.is_whole:
-        # By its number: libsndfile reads without coming back to Python, and does not judge the file by its name.
-        file_like = opened.descriptor
-    try:
-        with soundfile.SoundFile(file_like, closefd=False) as file:
-            check_promise(item, file.frames, n_bytes, file.extra_info)
-            # mpg123 complains on stderr wherever reading starts inside a sound, and rightly decodes it all the same.
-            with _no_stderr() if file.format == "MP3" else nullcontext():
-                return _stretch(file, item, first, last)
-    except soundfile.LibsndfileError as error:
-        if isinstance(opened, _Bytes):
-            opened.raise_trouble()
-        if error.code == _SYSTEM_ERROR:
-            raise OSError(error.error_string) from error
-        raise BadAudio(item, "unreadable", error.error_string) from error
-
-
 def _stretch(file: Any, item: str, first: int, last: int | None) -> NDArray[np.float32]:
+    """Samples `first` to `last`, counted at `SAMPLE_RATE_HZ`, of an opened sound file."""
     rate_hz, n_frames = int(file.samplerate), int(file.frames)
     # Lengths in the smallest steps that are whole samples at both rates.
     step_hz = math.gcd(rate_hz, SAMPLE_RATE_HZ)
@@ -266,7 +272,7 @@ def _stretch(file: Any, item: str, first: int, last: int | None) -> NDArray[np.f
 
 def _read_mono(file: Any, begin: int, end: int) -> NDArray[np.float32]:
     """The mean of the channels, from frame `begin` to `end` or to where the file ends."""
-    start = _where_to_start(file, begin)
+    start = where_to_start(file, begin)
     if start:
         file.seek(start)
     # In one call, or what libsndfile gives at each joint of an MP3 is off where frames share their bits.
@@ -290,7 +296,7 @@ def _read_mono(file: Any, begin: int, end: int) -> NDArray[np.float32]:
     return mono[begin - start : at]
 
 
-def _where_to_start(file: Any, frame: int) -> int:
+def where_to_start(file: Any, frame: int) -> int:
     """From where on reading gives what it would have given from the start."""
     n_frames, rate_hz = int(file.frames), int(file.samplerate)
     if not file.seekable():  # GSM

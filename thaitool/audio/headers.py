@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from thaitool.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 #: Shorter clips carry no syllable, and wav2vec 2.0's convolutions need 400 samples for one frame.
@@ -40,6 +41,8 @@ _UNKNOWN_SIZES = frozenset({0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000})
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _WIDTHS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
+#: Bytes of the longest page of Ogg (RFC 3533, section 6): header, 255 lengths, as many segments of 255 bytes.
+_LONGEST_PAGE = 27 + 255 + 255 * 255
 _WRONG_SIZE = re.compile(r"^\s*(\S{3,4}) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _WRONG_COUNT = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
 
@@ -237,19 +240,30 @@ def ask_libsndfile(source: str | bytes, n_bytes: int, item: str) -> Header:
 
     Raises:
         BadAudio: unreadable, truncated or bad_length.
+        OSError: there is no such file, or it may not be read.
     """
+    if isinstance(source, bytes):
+        return _ask(io.BytesIO(source), lambda: source[-_LONGEST_PAGE:], n_bytes, item)
+    # By its number, as it is decoded: by its name libsndfile believes that what is called .mp3 is one.
+    descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        start = max(0, n_bytes - _LONGEST_PAGE)
+        return _ask(descriptor, lambda: os.pread(descriptor, _LONGEST_PAGE, start), n_bytes, item)
+    finally:
+        os.close(descriptor)
+
+
+def _ask(readable: io.BytesIO | int, tail: Callable[[], bytes], n_bytes: int, item: str) -> Header:
     import soundfile
 
     try:
-        # The path as bytes: soundfile would refuse a file name that is not UTF-8.
-        opened = os.fsencode(source) if isinstance(source, str) else io.BytesIO(source)
-        info = soundfile.info(opened)
+        with soundfile.SoundFile(readable, closefd=False) as file:
+            check_promise(item, file.frames, n_bytes, file.extra_info)
+            if file.format == "OGG" and not _ogg_is_whole(tail()):
+                raise BadAudio(item, "truncated", "its last OGG page is missing or cut")
+            return Header(int(file.frames), int(file.samplerate), int(file.channels))
     except soundfile.LibsndfileError as error:
         raise BadAudio(item, "unreadable", error.error_string) from error
-    check_promise(item, info.frames, n_bytes, info.extra_info)
-    if info.format == "OGG" and not _ogg_is_whole(source, n_bytes):
-        raise BadAudio(item, "truncated", "its last OGG page is missing or cut")
-    return Header(int(info.frames), int(info.samplerate), int(info.channels))
 
 
 def check_promise(item: str, frames: int, n_bytes: int, log: str) -> None:
@@ -279,15 +293,8 @@ def _bad_length(item: str, frames: int, n_bytes: int) -> BadAudio:
     return BadAudio(item, "bad_length", detail)
 
 
-def _ogg_is_whole(source: str | bytes, n_bytes: int) -> bool:
+def _ogg_is_whole(tail: bytes) -> bool:
     """Whether the last page is complete and marked as the end of its stream (RFC 3533, section 6)."""
-    longest_page = 27 + 255 + 255 * 255
-    if isinstance(source, bytes):
-        tail = source[-longest_page:]
-    else:
-        with open(source, "rb") as file:  # noqa: PTH123  (Path costs more than the read)
-            file.seek(max(0, n_bytes - longest_page))
-            tail = file.read()
     start = tail.rfind(b"OggS")
     page = tail[start:]
     if start < 0 or len(page) < 27 or len(page) < 27 + page[26]:

@@ -6,7 +6,6 @@ so a hiss under all of it is no speech.
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thaitool.audio.decode import PCM16, SAMPLE_RATE_HZ, SILENCE_PEAK, _Bytes
-from thaitool.audio.headers import BadAudio, check_promise
+from thaitool.audio.decode import SILENCE_PEAK, opened_sound, twice, where_to_start
+from thaitool.audio.headers import BadAudio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,49 +74,12 @@ def measure(
     Raises:
         BadAudio: it is unreadable, empty, truncated, bad_length, silent or not_finite, wherever in the stretch.
     """
-    if isinstance(source, bytes):
-        return _measure(io.BytesIO(source), len(source), {}, item, (start_s, end_s))
-    form = _RAW if source.endswith(PCM16) else {}
-    try:
-        with _Bytes(source, item, offset, n_bytes) as file:
-            levels = _measure(file, file.n_bytes, form, item, (start_s, end_s))
-            file.raise_trouble()
-            return levels
-    except OSError as error:
-        raise BadAudio(item, "unreadable", error.strerror or str(error)) from error
 
+    def read() -> Levels:
+        with opened_sound(source, item, offset=offset, n_bytes=n_bytes) as file:
+            return _levels(file, item, start_s, end_s)
 
-#: What libsndfile must be told of the shard cache's files, which have no header.
-_RAW = {
-    "samplerate": SAMPLE_RATE_HZ,
-    "channels": 1,
-    "format": "RAW",
-    "subtype": "PCM_16",
-    "endian": "LITTLE",
-}
-
-
-def _measure(
-    opened: io.BytesIO | _Bytes,
-    n_bytes: int,
-    form: dict[str, Any],
-    item: str,
-    span_s: tuple[float, float | None],
-) -> Levels:
-    import soundfile
-
-    if n_bytes == 0:
-        raise BadAudio(item, "empty", "it has 0 bytes")
-    # By its number where it is a whole file: libsndfile then reads without coming back to Python.
-    source: Any = opened
-    if isinstance(opened, _Bytes) and opened.is_whole:
-        source = opened.descriptor
-    try:
-        with soundfile.SoundFile(source, closefd=False, **form) as file:
-            check_promise(item, file.frames, n_bytes, file.extra_info)
-            return _levels(file, item, *span_s)
-    except soundfile.LibsndfileError as error:
-        raise BadAudio(item, "unreadable", error.error_string) from error
+    return twice(read, item)
 
 
 def _levels(file: Any, item: str, start_s: float, end_s: float | None) -> Levels:
@@ -144,14 +106,17 @@ def _levels(file: Any, item: str, start_s: float, end_s: float | None) -> Levels
 
 
 def _mono_blocks(file: Any, first: int, last: int, size: int) -> Iterator[NDArray[np.float32]]:
-    if file.seekable():
-        file.seek(first)
-    else:
-        while first > 0 and (skipped := len(file.read(min(first, size)))):
-            first, last = first - skipped, last - skipped
+    seekable, at = file.seekable(), 0
+    while not seekable and at < first and (skipped := len(file.read(min(size, first - at)))):
+        at += skipped
     at = first
     while at < last:
-        block = file.read(min(size, last - at), dtype="float32", always_2d=True)
+        # Each block like a recording of its own: soundfile seeks after every read, which an MP3 does not stand.
+        start = where_to_start(file, at) if seekable else at
+        if seekable:
+            file.seek(start)
+        n_frames = at - start + min(size, last - at)
+        block = file.read(n_frames, dtype="float32", always_2d=True)[at - start :]
         if not len(block):
             return
         at += len(block)

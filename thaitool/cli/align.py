@@ -22,7 +22,10 @@ from thaitool.cli.console import (
 def align(
     data: Annotated[Path | None, typer.Option(help="Thai-SUP directory.")] = None,
     encoder: Annotated[
-        Path | None, typer.Option(help="Run of pretrain, or a wav2vec 2.0 directory.")
+        Path | None,
+        typer.Option(
+            help="Run of pretrain, or the directory of an encoder (wav2vec 2.0, Whisper and others)."
+        ),
     ] = None,
     llm: Annotated[Path | None, typer.Option(help="Causal LLM in transformers form.")] = None,
     out: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thaitool.cli.console import JsonOption, SeedOption, SetOption, say
+from thaitool.cli.console import ConfigOption, JsonOption, SeedOption, SetOption, say
 
 
 def compare(
@@ -25,7 +25,12 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Directory for comparison.json, .md and .html.")
     ] = None,
+    cluster_by: Annotated[
+        str | None, typer.Option(help="What intervals redraw: source_id, speaker or both.")
+    ] = None,
+    draws: Annotated[int | None, typer.Option(help="Bootstrap draws behind each interval.")] = None,
     seed: SeedOption = None,
+    config: ConfigOption = None,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -33,8 +38,15 @@ def compare(
     from thaitool.config import load
     from thaitool.config.sections import CompareConfig
 
-    options = {"reports": reports, "view": view, "out": out, "seed": seed}
-    loaded = load(CompareConfig, "compare", settings=set_, options=options)
+    options = {
+        "reports": reports,
+        "view": view,
+        "out": out,
+        "cluster_by": cluster_by,
+        "draws": draws,
+        "seed": seed,
+    }
+    loaded = load(CompareConfig, "compare", recipe=config, settings=set_, options=options)
     from rich.console import Console
 
     from thaitool.reports.view import view_json, view_tables

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -85,6 +85,13 @@ def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Advanc
             bar.update(task, advance=steps, note=note)
 
         yield advance
+
+
+def announce(rows: Sequence[tuple[str, str]]) -> None:
+    """What a run will need, on stderr before it starts: stdout is for results."""
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        typer.echo(f"{name:<{width}}  {text}", err=True)
 
 
 def say(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,28 +18,82 @@ from thaitool.cli.console import (
     say,
 )
 
+if TYPE_CHECKING:
+    from thaitool.reports.report import Report
+
+_MORE = "Further scores"
+TaskOption = Annotated[str | None, typer.Option(help="slu (all four), asr, ic, ner or sr.")]
+PredictionsOption = Annotated[
+    Path | None, typer.Option(help="Score this JSONL of {id, task, text} instead.")
+]
+AlsoOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=PATH of other predictions to score beside these. Repeatable."),
+]
+SliceOption = Annotated[
+    str | None,
+    typer.Option("--slice", help="Also by these fields: speaker,length,source,... Printed."),
+]
+ShuffledOption = Annotated[
+    bool | None, typer.Option("--shuffled/--no-shuffled", help="Also answer with other audio.")
+]
+ClusterOption = Annotated[
+    str | None, typer.Option(help="What intervals redraw: source_id, speaker or both.")
+]
+TrainedOnOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Training data to look for the test items in. Repeatable.", rich_help_panel=_MORE
+    ),
+]
+KeywordsOption = Annotated[
+    Path | None,
+    typer.Option(help="Words, one a line: asr also by their hit rate.", rich_help_panel=_MORE),
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(help="URL up to /v1 of a server that grades sr, 1 to 5.", rich_help_panel=_MORE),
+]
+JudgeModelOption = Annotated[str | None, typer.Option(help="Its model.", rich_help_panel=_MORE)]
+JudgeKeyOption = Annotated[
+    str | None,
+    typer.Option(help="Environment variable with its key.", rich_help_panel=_MORE),
+]
+EmbedderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Model directory, or URL up to /v1: asr and sr by likeness.", rich_help_panel=_MORE
+    ),
+]
+EmbedderModelOption = Annotated[
+    str | None, typer.Option(help="The server's model.", rich_help_panel=_MORE)
+]
+EmbedderKeyOption = Annotated[
+    str | None,
+    typer.Option(help="Environment variable with its key.", rich_help_panel=_MORE),
+]
+
 
 def evaluate(
-    task: Annotated[str | None, typer.Option(help="slu (all four), asr, ic, ner or sr.")] = None,
+    task: TaskOption = None,
     data: Annotated[Path | None, typer.Option(help="Thai-SUP directory.")] = None,
     model: Annotated[Path | None, typer.Option(help="Model or run directory.")] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="Score this JSONL of {id, task, text} instead.")
-    ] = None,
-    also: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=PATH of other predictions to score beside these. Repeatable."),
-    ] = None,
-    slice_: Annotated[
-        str | None,
-        typer.Option("--slice", help="Also by these fields: speaker,length,source,... Printed."),
-    ] = None,
+    predictions: PredictionsOption = None,
+    also: AlsoOption = None,
+    slices: SliceOption = None,
     out: Annotated[Path | None, typer.Option(help="Report directory.")] = None,
     split: Annotated[str | None, typer.Option(help="train, dev or test.")] = None,
     limit: Annotated[int | None, typer.Option(help="Utterances per task, spread evenly.")] = None,
-    shuffled: Annotated[
-        bool | None, typer.Option("--shuffled/--no-shuffled", help="Also answer with other audio.")
-    ] = None,
+    shuffled: ShuffledOption = None,
+    cluster_by: ClusterOption = None,
+    trained_on: TrainedOnOption = None,
+    keywords: KeywordsOption = None,
+    judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
+    judge_key_variable: JudgeKeyOption = None,
+    embedder: EmbedderOption = None,
+    embedder_model: EmbedderModelOption = None,
+    embedder_key_variable: EmbedderKeyOption = None,
     llm: LlmOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -48,37 +102,35 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Scores a model or a predictions file."""
-    from thaitool.config import EvalConfig, load
-
+    # Options bear the names of their keys; those that are left out, or given as nothing, change nothing.
     options = {
-        "task": task,
-        "data": data,
-        "model": model,
-        "predictions": predictions,
-        "also": also or None,
-        "slices": None if slice_ is None else [f.strip() for f in slice_.split(",") if f.strip()],
-        "out": out,
-        "split": split,
-        "limit": limit,
-        "shuffled": shuffled,
-        "llm": llm,
-        "seed": seed,
-        "device": device,
+        name: value
+        for name, value in locals().items()
+        if name not in {"config", "set_", "json"} and value not in (None, [])
     }
-    loaded = load(EvalConfig, "eval", recipe=config, settings=set_, options=options)
-    from rich.console import Console
-
-    from thaitool.reports.table import render_slices, render_table
+    if slices is not None:
+        options["slices"] = [field.strip() for field in slices.split(",") if field.strip()]
+    from thaitool.config import EvalConfig, load
     from thaitool.stages import evaluate as stage
 
+    loaded = load(EvalConfig, "eval", recipe=config, settings=set_, options=options)
     result = stage.run(loaded, progress_bar)
     if json:
         say((result.out / "report.json").read_text("utf-8"))
         return
-    console = Console()
-    console.print(render_table(result.report))
-    for table in render_slices(result.report) if slice_ is not None else ():
-        console.print(table)
-    if result.report.failures:
-        say(result.report.notes[-1])
+    _render(result.report, with_slices=slices is not None)
     say(f"report: {result.out / 'report.html'}")
+
+
+def _render(report: Report, *, with_slices: bool) -> None:
+    """Tables on stdout; the notes are findings, and go with them."""
+    from rich.console import Console
+
+    from thaitool.reports.table import render_slices, render_table
+
+    console = Console()
+    console.print(render_table(report))
+    for table in render_slices(report) if with_slices else ():
+        console.print(table)
+    for note in report.notes:
+        say(f"- {note}")

@@ -23,6 +23,9 @@ def infer(
     prompt: Annotated[
         str | None, typer.Option(help="Ask this instead of the task's own prompt.")
     ] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="At the end, also the real-time factor, on stderr.")
+    ] = False,
     llm: LlmOption = None,
     device: DeviceOption = None,
     config: ConfigOption = None,
@@ -45,15 +48,24 @@ def infer(
     loaded = load(InferConfig, "infer", recipe=config, settings=set_, options=options)
     from thaitool.stages import infer as stage
 
-    failed = 0
+    failed, audio_s, seconds = 0, 0.0, 0.0
     for answer in stage.run(loaded, progress_bar):
         failed += answer.error is not None
+        audio_s += answer.audio_s
+        seconds += answer.seconds
         say(
             json.dumps(
                 {k: v for k, v in asdict(answer).items() if v is not None}, ensure_ascii=False
             )
         )
         sys.stdout.flush()
+    if speed:
+        factor = f"{seconds / audio_s:.4f}" if audio_s else "unknown"
+        typer.echo(
+            f"thaitool: {audio_s:.1f} s of audio in {seconds:.1f} s, real-time factor {factor} (reading and answering,"
+            " the model being loaded).",
+            err=True,
+        )
     if failed:
         raise InputError(
             f"{failed} of {len(paths)} recordings could not be used; their lines say why."

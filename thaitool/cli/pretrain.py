@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from thaitool.cli.console import (
     SeedOption,
     SetOption,
     UpdatesOption,
+    announce,
     print_training,
     progress_bar,
 )
@@ -61,10 +61,3 @@ def pretrain(
     extra = [("data", f"{result.hours:.2f} h, {result.rejected} recordings set aside")]
     extra += [("rollbacks", text) for text in result.rollbacks]
     print_training("pretrain", result.out, result.training, extra, json)
-
-
-def announce(rows: Sequence[tuple[str, str]]) -> None:
-    """What a run will need, on stderr before it starts: stdout is for results."""
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        typer.echo(f"{name:<{width}}  {text}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,16 +17,32 @@ from thaitool.cli.console import (
     progress_bar,
 )
 
+if TYPE_CHECKING:
+    from thaitool.stages.synth import SynthDone
+    from thaitool.synth.estimate import Estimate
+
+_LLM = "Labels and varies the rows: embedded:, openai:URL#MODEL, hf:PATH, batch:DIR#MODEL or replay:FILE#MODEL."
+_TTS = "Voices: espeak:, speech:URL#MODEL, hf-vits:PATH or command:PROGRAM."
+
 
 def synth(
     source: Annotated[
         Path | None, typer.Option(help="alpaca JSONL or JSON, or SNIPS JSON.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the shards.")] = None,
-    llm: Annotated[str | None, typer.Option(help="Augmenting backend: embedded:")] = None,
-    translator: Annotated[str | None, typer.Option(help="embedded: or memory:PATH")] = None,
-    tts: Annotated[str | None, typer.Option(help="Voice backend: espeak:")] = None,
+    llm: Annotated[str | None, typer.Option(help=_LLM)] = None,
+    translator: Annotated[
+        str | None, typer.Option(help="embedded:, memory:PATH, or a model as for --llm.")
+    ] = None,
+    tts: Annotated[str | None, typer.Option(help=_TTS)] = None,
     variants: Annotated[int | None, typer.Option(help="Variants per source row.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="File of answers to share.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="USD at which to stop; needs calls.prices.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only estimate calls, tokens, money, hours, GB.")
+    ] = False,
     seed: SeedOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -42,15 +58,23 @@ def synth(
         "translator": translator,
         "tts": tts,
         "variants": variants,
+        "cache": cache,
+        "calls.max_cost_usd": max_cost,
         "seed": seed,
     }
     loaded = load(SynthConfig, "synth", recipe=config, settings=set_, options=options)
     from thaitool.stages import synth as stage
 
-    result = stage.run(loaded, progress_bar)
-    if json:
-        print_json(result)
+    if dry_run:
+        plan = stage.plan(loaded)
+        print_json(plan) if json else _print_plan(plan)
         return
+    done = stage.make(loaded, progress_bar)
+    print_json(done.result) if json else _print_done(done)
+
+
+def _print_done(done: SynthDone) -> None:
+    result = done.result
     rows = [
         (f"{task} {split}", f"{n} rows, {hours:.2f} h") for (task, split, n, hours) in result.counts
     ]
@@ -61,4 +85,31 @@ def synth(
         ("test", result.test_voices),
     )
     rows += [(f"speakers of {split}", ", ".join(voices)) for split, voices in casts]
+    if done.resumed_rows:
+        rows.append(("resumed", f"{done.resumed_rows} rows were made before"))
+    if done.spending is not None:
+        spent = done.spending
+        tokens = f"{spent.prompt_tokens} + {spent.completion_tokens} tokens"
+        calls = f"{spent.calls}, {spent.failed} of them failed; {tokens}; {spent.usd:.4f} USD"
+        rows.append(("calls", calls))
     print_table("synth", [*rows, ("directory", str(result.out))])
+
+
+def _print_plan(plan: Estimate) -> None:
+    rows = [
+        (
+            stage.stage,
+            f"{stage.calls} calls, {stage.prompt_tokens} + {stage.completion_tokens} tokens,"
+            f" {_usd(stage.usd)} ({stage.model})",
+        )
+        for stage in plan.stages
+    ]
+    rows += [
+        ("all calls", f"{plan.calls}, {_usd(plan.usd)}"),
+        ("data set", f"{plan.rows} rows, {plan.hours:.1f} h, {plan.gigabytes:.2f} GB"),
+    ]
+    print_table("synth would take, roughly", rows)
+
+
+def _usd(value: float | None) -> str:
+    return "price unknown" if value is None else f"{value:.2f} USD"

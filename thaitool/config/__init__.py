@@ -1,8 +1,10 @@
 """One typed, strict configuration per stage; a YAML recipe and flags fill it."""
 
+from thaitool.config.align import AlignConfig
+from thaitool.config.asr import DecoderShape, RecogniseConfig, SpeechEncoderShape
 from thaitool.config.load import RECIPES, dump, load, recipe_names
 from thaitool.config.sections import (
-    AlignConfig,
+    Decoding,
     EncoderShape,
     EvalConfig,
     FinetuneConfig,
@@ -11,21 +13,26 @@ from thaitool.config.sections import (
     Recordings,
     ScanConfig,
     Section,
-    SynthConfig,
     Training,
 )
+from thaitool.config.synth import Calls, SynthConfig
 
 __all__ = [
     "RECIPES",
     "AlignConfig",
+    "Calls",
+    "DecoderShape",
+    "Decoding",
     "EncoderShape",
     "EvalConfig",
     "FinetuneConfig",
     "InferConfig",
     "PretrainConfig",
+    "RecogniseConfig",
     "Recordings",
     "ScanConfig",
     "Section",
+    "SpeechEncoderShape",
     "SynthConfig",
     "Training",
     "dump",

@@ -140,7 +140,17 @@ def _read_recipe(recipe: str, stage: str, problems: list[str]) -> dict[tuple[str
     except RecursionError as error:
         raise ConfigError(f"{path} must not contain itself, but an anchor does.") from error
     mine = {k[1:]: v for k, v in out.items() if k[0] == stage and len(k) > 1}
-    known = {"scan", "pretrain", "synth", "align", "finetune", "eval", "infer"}
+    known = {
+        "scan",
+        "pretrain",
+        "synth",
+        "align",
+        "finetune",
+        "recognise",
+        "eval",
+        "compare",
+        "infer",
+    }
     problems.extend(
         f"{out[k].where}: unknown stage {k[0]!r}." for k in out if len(k) == 1 and k[0] not in known
     )
@@ -210,6 +220,10 @@ def _describe(error: Any, found: dict[tuple[str, ...], _Found]) -> str:
         return f"{place}: unknown key {name!r}."
     if error["type"] == "missing":
         return f"{name!r} must be given, by a recipe, an option or --set, but is not."
+    if isinstance(error["input"], dict):
+        # A section whose keys do not go together; all of them would bury the sentence.
+        said = error["msg"].removeprefix("Value error, ")
+        return f"{place}: {name!r}: {said}." if name else f"{said}."
     return f"{place}: {name!r}: {error['msg']}, but is {error['input']!r}."
 
 

@@ -52,8 +52,12 @@ class Training(Section):
     mixed_precision: Literal["no", "bf16"] = Field(
         "no", description="Precision of the forward pass; heads and losses stay in float32."
     )
-    schedule: Literal["cosine", "linear"] = Field(
-        "cosine", description="Fall of the rate after warm-up: cosine to 5 %, or linear to 0."
+    schedule: Literal["cosine", "linear", "tristage"] = Field(
+        "cosine",
+        description="The rate after warm-up: cosine to 5 %, linear to 0, or tristage: held, then exponentially to 5 %.",
+    )
+    hold_share: Share = Field(
+        0.4, description="tristage: share of the updates at the peak rate, after the warm-up."
     )
     ema_decay: float | None = Field(
         None,
@@ -205,75 +209,6 @@ class PretrainConfig(Recordings):
         return self
 
 
-class SynthConfig(Section):
-    """`thaitool synth`: English text to Thai speech with labels."""
-
-    source: LoosePath = Field(description="alpaca JSONL or JSON, or SNIPS JSON.")
-    out: LoosePath = Field(description="Directory of the Thai-SUP shards.")
-    llm: str = Field(
-        "embedded:", description="Backend that augments; embedded: needs no network and no key."
-    )
-    translator: str = Field(
-        "embedded:", description="embedded: or memory:PATH (JSONL translation memory)."
-    )
-    tts: str = Field("espeak:", description="Voice backend; espeak: speaks phonemes with tones.")
-    tasks: list[Task] = Field(
-        ["asr", "ic", "ner", "sr"], description="Tasks to make rows for.", min_length=1
-    )
-    variants: Count = Field(6, description="Variants per source row, the row itself included.")
-    test_share: Share = Field(0.2, description="Share of source rows in test, within each intent.")
-    dev_share: Share = Field(0.1, description="Share of source rows in dev, within each intent.")
-    speed: Positive = Field(1.0, description="Factor on the speaking rate of every voice.")
-    dev_voices: int = Field(2, ge=0, description="Speakers that are heard in dev only.")
-    test_voices: Count = Field(3, description="Speakers that are heard in test only.")
-    shard_rows: Count = Field(2000, description="Rows of one parquet shard.")
-    seed: int = Field(0, ge=0, description="Decides variants, voices and their speed.")
-    max_rejected_share: Share = Field(0.5, description="Share of rejected rows that stops the run.")
-    trainable: bool = Field(
-        False, description="Mark rows as fit for real training; embedded voices are smoke quality."
-    )
-
-
-class AlignConfig(Section):
-    """`thaitool align`: bring projected speech to the LLM's token embeddings, the LLM not in the loop (U-Align)."""
-
-    data: LoosePath = Field(description="Thai-SUP directory.")
-    encoder: LoosePath = Field(description="A run of `pretrain` or a wav2vec 2.0 directory.")
-    llm: LoosePath = Field(
-        description="Causal LLM in transformers form; only its token table is read."
-    )
-    out: LoosePath = Field(description="Run directory.")
-    method: Literal["dtw", "none"] = Field(
-        "dtw", description="dtw is U-Align; none writes an untrained projector (direct training)."
-    )
-    plain: bool = Field(
-        False,
-        description="The paper's bare DTW loss; it collapses (tests/bench/collapse.py).",
-    )
-    allow_untrainable: bool = Field(
-        False, description="Train on rows that `synth` marked trainable: false."
-    )
-    projector_factor: Count = Field(2, description="Encoder frames per LLM embedding.")
-    projector_hidden_size: Count = Field(256, description="Width inside the projector.")
-    unfreeze_encoder: bool = Field(False, description="Train the encoder's transformer too.")
-    unfreeze_convolutions: bool = Field(
-        False, description="Train the convolutional feature encoder too."
-    )
-    encoder_learning_rate: Positive = Field(
-        1e-4, description="Peak rate of the encoder if it is trained."
-    )
-    pool_weight: float = Field(0.5, ge=0, description="Weight of the pooled speech-text contrast.")
-    transcript_weight: float = Field(
-        1.0, ge=0, description="Weight of the contrast of DTW costs over transcripts."
-    )
-    temperature: Positive = Field(0.1, description="Of both contrasts.")
-    ramp_start: Share = Field(0.2, description="Share of updates before the DTW term sets in.")
-    ramp_end: Share = Field(
-        0.4, description="Share of updates at which the DTW term has its full weight."
-    )
-    train: Training
-
-
 class FinetuneConfig(Section):
     """`thaitool finetune`: multitask instruction training of the speech LLM."""
 
@@ -300,7 +235,20 @@ class FinetuneConfig(Section):
         1e-4, description="Peak rate of the encoder if it is trained."
     )
     projector_learning_rate: Positive = Field(5e-4, description="Peak rate of the projector.")
+    feature_cache: LoosePath | None = Field(
+        None,
+        description="Directory in which frames of a frozen encoder are kept, as in align, which may share it; null"
+        " computes them every time.",
+    )
     train: Training
+
+    @model_validator(mode="after")
+    def _frames_stay(self) -> FinetuneConfig:
+        if self.feature_cache is not None and self.unfreeze_encoder:
+            raise ValueError(
+                "feature_cache must be null with unfreeze_encoder, as frames change in training"
+            )
+        return self
 
     @field_validator("lora_targets")
     @classmethod
@@ -312,7 +260,28 @@ class FinetuneConfig(Section):
         return value
 
 
-class EvalConfig(Section):
+class Decoding(Section):
+    """How a recogniser (`finetune --head`) searches for its text; a speech LLM does not look at these."""
+
+    decoding: Literal["greedy", "beam", "joint"] | None = Field(
+        None,
+        description="greedy, prefix beam of CTC, or attention and CTC together; null: joint if there is attention.",
+    )
+    beam: Count = Field(10, description="Prefixes kept by beam and joint.")
+    ctc_weight: Share = Field(0.3, description="joint: weight of CTC's log probability.")
+    lm: LoosePath | None = Field(
+        None, description="beam: n-gram model over units (ARPA or KenLM), white space as <space>."
+    )
+    lm_weight: float = Field(0.5, ge=0, description="beam: weight of the n-gram's log probability.")
+
+    @model_validator(mode="after")
+    def _lm_is_used(self) -> Self:
+        if self.lm is not None and self.decoding != "beam":
+            raise ValueError("lm is for decoding: beam, so set that too, or leave lm out")
+        return self
+
+
+class EvalConfig(Decoding):
     """`thaitool eval`: scores with intervals for a model or a predictions file."""
 
     task: Literal["slu", "asr", "ic", "ner", "sr"] = Field("slu", description="slu is all four.")
@@ -358,6 +327,14 @@ class EvalConfig(Section):
     judge_key_variable: str = Field(
         "", description="Environment variable with the server's key; empty sends none."
     )
+    embedder: str | None = Field(
+        None,
+        description="Directory of a transformers model, or URL up to /v1, for the likeness of meaning of asr and sr.",
+    )
+    embedder_model: str = Field("", description="Model that the embedder's server is asked for.")
+    embedder_key_variable: str = Field(
+        "", description="Environment variable with that server's key; empty sends none."
+    )
     keywords: LoosePath | None = Field(
         None, description="Words, one a line, whose hit rate transcriptions are scored by too."
     )
@@ -387,7 +364,7 @@ class CompareConfig(Section):
     seed: int = Field(0, ge=0, description="Decides the draws.")
 
 
-class InferConfig(Section):
+class InferConfig(Decoding):
     """`thaitool infer`: one JSON object a line for each recording."""
 
     model: LoosePath = Field(description="Model directory.")

@@ -2,8 +2,9 @@
 
 Decodes each recording once and changes nothing about it: what was 16-bit, mono and 16 kHz comes back bit for bit. Takes
 32,000 bytes per second of audio, 115 GB per 1,000 hours. Every shard appears whole or not at all; what is there is not
-made again, so that a build that was stopped in any way goes on where it was. A cache is known by its manifest: it does
-not notice that a file was replaced by another of the same name and duration.
+made again, so that a build that was stopped in any way goes on where it was. Samples are known by where they lie and
+how long they are: what else a manifest says of them may change and costs no new decoding, but a file that was replaced
+by another of the same name and duration is not noticed.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset, Sampler
 
-from thaitool.audio.decode import PCM16, SAMPLE_RATE_HZ, BadAudio
+from thaitool.audio.decode import PCM16, SAMPLE_RATE_HZ
+from thaitool.audio.headers import BadAudio
 from thaitool.data.columns import digest
 from thaitool.data.loader import as_rejected, in_processes, load_audio
 from thaitool.data.manifest import SCHEMA, Manifest, open_manifest
-from thaitool.errors import EnvironmentProblem, InputError, ThaitoolError
+from thaitool.errors import EnvironmentProblem, ThaitoolError
 from thaitool.files import disk_full_is_explained, write_json
 from thaitool.records import Progress, Rejected, silent
 
@@ -43,7 +45,9 @@ BYTES_PER_SECOND = 2 * SAMPLE_RATE_HZ
 _JOB_S = 60.0
 #: Changes when the same manifest would give other bytes.
 _FORMAT = 1
-_MANIFEST, _REJECTED, _LOCK = "manifest.arrow", "rejected.json", "lock"
+_REJECTED, _LOCK = "rejected.json", "lock"
+#: What decides which samples there are and which shard takes them.
+_OF_SAMPLES = ("path", "row", "offset", "n_bytes", "duration_s", "start_s", "end_s")
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,6 @@ class Shard:
     end: int
     pcm: Path
     index: Path
-
-
-def cache_bytes(manifest: Manifest) -> int:
-    """Bytes on disk that a cache of these utterances takes, the index (under 1 %) left out."""
-    return int(manifest.duration_s.sum() * BYTES_PER_SECOND)
 
 
 def build_cache(
@@ -75,24 +74,24 @@ def build_cache(
         The utterances as they lie in the cache, in the same order, and those that could not be decoded.
 
     Raises:
-        InputError: nothing at all could be decoded; or a parquet file is damaged.
+        InputError: a parquet file is damaged.
         EnvironmentProblem: the disk is too small or full, another process is building this cache, or a worker died.
     """
-    home = (folder / _key(manifest, shard_bytes)).resolve()
-    if not (home / _MANIFEST).exists():
+    samples = digest(manifest.table.select(list(_OF_SAMPLES)), manifest.rows)
+    home = (folder / _key(_FORMAT, shard_bytes, samples)).resolve()
+    # One for each way in which these samples were described: speaker, split and text are those of today.
+    described = home / f"manifest-{_key(digest(manifest.table, manifest.rows))}.arrow"
+    if not described.exists():
         with disk_full_is_explained(home):
             home.mkdir(parents=True, exist_ok=True)
             with _alone(home):
-                _build(manifest, home, shard_bytes, workers, progress)
+                _build(manifest, home, described, shard_bytes, workers, progress)
     rows = json.loads((home / _REJECTED).read_text("utf-8"))
-    return open_manifest(home / _MANIFEST), [Rejected(*row) for row in rows]
+    return open_manifest(described), [Rejected(*row) for row in rows]
 
 
-def _key(manifest: Manifest, shard_bytes: int) -> str:
-    # Where the audio lies, too: a denoised copy of a data set has the same names and durations.
-    places = digest(manifest.table.select(["path", "row", "offset", "n_bytes"]), manifest.rows)
-    text = f"{_FORMAT} {shard_bytes} {manifest.digest()} {places}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _key(*parts: object) -> str:
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -110,7 +109,12 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 def _build(
-    manifest: Manifest, home: Path, shard_bytes: int, workers: int, progress: Progress
+    manifest: Manifest,
+    home: Path,
+    described: Path,
+    shard_bytes: int,
+    workers: int,
+    progress: Progress,
 ) -> None:
     shards = _shards(manifest, home, shard_bytes)
     missing = [s for s in shards if not _is_whole(s)]
@@ -122,7 +126,7 @@ def _build(
         )
         for shard in missing:
             _write_shard(shard, pieces, advance)
-    _write_manifest(manifest, home, shards)
+    _write_manifest(manifest, home, described, shards)
 
 
 def _shards(manifest: Manifest, home: Path, shard_bytes: int) -> list[Shard]:
@@ -225,25 +229,17 @@ def _write_shard(shard: Shard, pieces: Iterator[_Decoded], advance: Advance) -> 
     write_json(shard.index, {"n_bytes": sizes, "rejected": rejected})
 
 
-def _write_manifest(manifest: Manifest, home: Path, shards: list[Shard]) -> None:
+def _write_manifest(manifest: Manifest, home: Path, described: Path, shards: list[Shard]) -> None:
     rejected: list[tuple[str, str, str]] = []
-    n_rows = 0
-    temporary = home / f".{_MANIFEST}.tmp"
+    temporary = described.with_name(f".{described.name}.tmp")
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for shard in shards:
             index = json.loads(shard.index.read_text("utf-8"))
             rejected += index["rejected"]
             sizes = np.array(index["n_bytes"], np.int64)
-            block = _block(manifest, shard, sizes)
-            n_rows += block.num_rows
-            writer.write_table(block)
-    if n_rows == 0:
-        first = f"; the first is {rejected[0][0]}: {rejected[0][2]}" if rejected else ""
-        raise InputError(
-            f"None of the {len(manifest)} recordings could be decoded into the audio cache {home}{first}."
-        )
+            writer.write_table(_block(manifest, shard, sizes))
     write_json(home / _REJECTED, rejected)
-    temporary.replace(home / _MANIFEST)
+    temporary.replace(described)
 
 
 def _block(manifest: Manifest, shard: Shard, sizes: NDArray[np.int64]) -> pa.Table:

@@ -1,35 +1,36 @@
 """Recordings that are there twice, also under another name: which rows of a manifest have the content of earlier ones.
 
 Compares content, not sound: the same speech in two codings is two recordings, except that FLAC carries the checksum of
-its samples, so that its tags and compression do not matter. Of FLAC no audio is read; of other formats the bytes of
-those that agree in size and in their first bytes.
+its samples, so that its tags and compression do not matter. Of FLAC only those that agree in that checksum are read; of
+other formats those that agree in size and in their first bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from thaitool.audio.decode import opened_sound
 from thaitool.audio.headers import HEAD_BYTES, BadAudio, Header, parse_header, read_head
 from thaitool.data.columns import occurring_twice, take
 from thaitool.data.shards import read_audio
 from thaitool.records import AudioRef, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from thaitool.data.manifest import Manifest
 
+Result = TypeVar("Result")
 #: What must agree besides the content: two stretches of a recording, or two texts, are two utterances.
 _PLACE = ("start_s", "end_s", "text", "task", "label")
-_BLOCK_BYTES = 1 << 20
+_BLOCK_FRAMES = 1 << 20
 
 
 def is_file(ref: AudioRef) -> bool:
@@ -103,22 +104,34 @@ def find_duplicates(
     pairs: list[tuple[int, int]] = []
     gone: list[tuple[int, Rejected]] = []
     for rows in _candidates(manifest, keys):
-        known: dict[tuple[object, ...], list[tuple[int, int]]] = {}
-        for row in rows:
-            try:
-                identity, n_bytes = _identity(manifest[row].audio)
-            except BadAudio as bad:
-                gone.append((row, Rejected(bad.item, bad.reason, bad.detail)))
-            except OSError as error:
-                reason = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
-                detail = error.strerror or str(error)
-                gone.append((row, Rejected(str(manifest[row].audio), reason, detail)))
-            else:
-                known.setdefault(identity, []).append((row, n_bytes))
-        for equal in known.values():
-            stays = _first_whole(manifest, equal)
-            pairs += [(stays, row) for row, _ in equal if row != stays]
+        known: dict[Header | tuple[int, bytes], list[int]] = {}
+        for row, identity in _seen(_identity, manifest, rows, gone):
+            known.setdefault(identity, []).append(row)
+        for identity, equal in known.items():
+            # Of one checksum; what agrees in size and content needs no second look.
+            doubtful = isinstance(identity, Header) and len(equal) > 1
+            kept = _whole_first(manifest, equal, gone) if doubtful else equal
+            pairs += [(kept[0], row) for row in kept[1:]]
     return sorted(pairs, key=lambda pair: pair[1]), gone
+
+
+def _seen(
+    look: Callable[[AudioRef], Result],
+    manifest: Manifest,
+    rows: list[int],
+    gone: list[tuple[int, Rejected]],
+) -> Iterator[tuple[int, Result]]:
+    """What `look` sees of each row; those that can no longer be read go to `gone` instead."""
+    for row in rows:
+        utterance = manifest[row]
+        try:
+            yield row, look(utterance.audio)
+        except BadAudio as bad:
+            gone.append((row, Rejected(utterance.place, bad.reason, bad.detail)))
+        except OSError as error:
+            reason = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
+            detail = error.strerror or str(error)
+            gone.append((row, Rejected(utterance.place, reason, detail)))
 
 
 def _candidates(manifest: Manifest, keys: NDArray[np.int64]) -> Iterator[list[int]]:
@@ -139,13 +152,11 @@ def _candidates(manifest: Manifest, keys: NDArray[np.int64]) -> Iterator[list[in
         yield group.tolist()
 
 
-def _identity(ref: AudioRef) -> tuple[tuple[object, ...], int]:
-    """What equal content has in common and other content has not, and the number of bytes."""
+def _identity(ref: AudioRef) -> Header | tuple[int, bytes]:
+    """What equal content has in common and other content has not: a FLAC's header, or size and checksum."""
     head, n_bytes = head_of(ref)
     header = parse_header(head, n_bytes, str(ref))
-    if header is not None and header.md5:
-        return (header.frames, header.sample_rate_hz, header.channels, header.md5), n_bytes
-    return (n_bytes, _sha256(ref)), n_bytes
+    return header if header is not None and header.md5 else (n_bytes, _sha256(ref))
 
 
 def _sha256(ref: AudioRef) -> bytes:
@@ -155,27 +166,28 @@ def _sha256(ref: AudioRef) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _first_whole(manifest: Manifest, equal: list[tuple[int, int]]) -> int:
-    """The first row of several; of FLAC files that differ nevertheless, the first that decodes to its end.
+def _whole_first(
+    manifest: Manifest, equal: list[int], gone: list[tuple[int, Rejected]]
+) -> list[int]:
+    """FLACs of one checksum in order, but if they differ nevertheless, the first that decodes to its end leads.
 
     The checksum in the header of a FLAC that is cut or damaged is that of the whole one, which must not be dropped for
     it.
     """
-    refs = [manifest[row].audio for row, _ in equal]
-    if len({n_bytes for _, n_bytes in equal}) > 1 or len({_sha256(ref) for ref in refs}) > 1:
-        for (row, _), ref in zip(equal, refs, strict=True):
-            if _decodes(ref):
-                return row
-    return equal[0][0]
+    hashes = dict(_seen(_sha256, manifest, equal, gone))
+    if len(set(hashes.values())) < 2:
+        return list(hashes)
+    decoded = _seen(_decodes, manifest, list(hashes), gone)
+    whole = next((row for row, to_its_end in decoded if to_its_end), None)
+    lost = {row for row, _ in gone}
+    return sorted(hashes.keys() - lost, key=lambda row: (row != whole, row))
 
 
 def _decodes(ref: AudioRef) -> bool:
-    import soundfile
-
-    source = os.fsencode(ref.path) if is_file(ref) else io.BytesIO(content(ref))
+    source = ref.path if ref.row is None else read_audio(ref)
     try:
-        with soundfile.SoundFile(source) as file:
-            decoded = sum(len(block) for block in file.blocks(1 << 20, dtype="int16"))
+        with opened_sound(source, str(ref), offset=ref.offset, n_bytes=ref.n_bytes) as file:
+            decoded = sum(len(block) for block in file.blocks(_BLOCK_FRAMES, dtype="int16"))
             return decoded == int(file.frames)
-    except soundfile.LibsndfileError:
+    except BadAudio:
         return False

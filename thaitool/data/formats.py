@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from thaitool.audio.headers import EXTENSIONS
 from thaitool.data.readers.common_voice import is_common_voice, read_common_voice
 from thaitool.data.readers.fairseq import is_fairseq, read_fairseq
+from thaitool.data.readers.gigaspeech2 import is_gigaspeech2, read_gigaspeech2
 from thaitool.data.readers.kaldi import WAV_SCP, read_kaldi
 from thaitool.data.readers.lhotse import is_lhotse, read_lhotse
 from thaitool.data.readers.lines import opened, shown
@@ -22,6 +23,7 @@ from thaitool.data.readers.nemo import is_nemo, read_nemo
 from thaitool.data.readers.parquet import read_parquet
 from thaitool.data.readers.webdataset import is_tar, read_webdataset
 from thaitool.data.shards import is_thai_sup, iterate_thai_sup
+from thaitool.data.walk import walk
 from thaitool.errors import InputError
 from thaitool.records import Rejected, Utterance
 
@@ -29,17 +31,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MANIFEST, THAI_SUP, FAIRSEQ, KALDI = "manifest", "thai_sup", "fairseq", "kaldi"
-NEMO, LHOTSE, WEBDATASET, PARQUET, COMMON_VOICE = (
+NEMO, LHOTSE, WEBDATASET, PARQUET, COMMON_VOICE, GIGASPEECH2 = (
     "nemo",
     "lhotse",
     "webdataset",
     "parquet",
     "common_voice",
+    "gigaspeech2",
 )
 _CANDIDATES = (
     f"a directory of sound files or one of them ({', '.join(sorted(EXTENSIONS))}), a thaitool manifest (.arrow),"
     " Thai-SUP shards, a fairseq TSV, a Kaldi data directory or wav.scp, a NeMo manifest (.jsonl), lhotse cuts"
-    " (.jsonl, .jsonl.gz), WebDataset tars, a Common Voice TSV, or parquet files with embedded sound"
+    " (.jsonl, .jsonl.gz), WebDataset tars, a Common Voice or GigaSpeech 2 TSV, or parquet files with embedded sound"
 )
 #: How sound files, parquet files and Arrow files begin.
 _SOUND_MARKS = (b"RIFF", b"RF64", b"BW64", b"RIFX", b"fLaC", b"OggS", b"ID3")
@@ -60,7 +63,7 @@ def recognise(source: Path) -> str | None:
 
 
 def read(
-    source: Path, *, split: str | None = None, prefix: str = ""
+    source: Path, *, kind: str | None = None, split: str | None = None, prefix: str = ""
 ) -> Iterator[Utterance | Rejected]:
     """The utterances of a source, and a ledger line for every item of it that cannot be used.
 
@@ -68,6 +71,7 @@ def read(
 
     Args:
         source: Anything but a directory of sound files, a sound file or a thaitool manifest.
+        kind: What `recognise` says of it; None asks.
         split: Keep utterances of this split, and those of which no split is known.
         prefix: Put before ids that are paths or numbers within the source (`a/` and `b/` keep two lists apart that both
             name `01.wav`). Ids that the source gives itself stay as they are.
@@ -75,7 +79,7 @@ def read(
     Raises:
         InputError: the source is malformed (the message names the first lines), or none of its files exists.
     """
-    kind = recognise(source)
+    kind = kind or recognise(source)
     if kind == THAI_SUP:
         yield from iterate_thai_sup(source, split=split)
         return
@@ -86,7 +90,7 @@ def read(
 
 def _read(source: Path, kind: str | None, prefix: str) -> Iterator[Utterance | Rejected]:
     by_path = {FAIRSEQ: read_fairseq, NEMO: read_nemo, COMMON_VOICE: read_common_voice}
-    by_id = {KALDI: read_kaldi, LHOTSE: read_lhotse}
+    by_id = {KALDI: read_kaldi, LHOTSE: read_lhotse, GIGASPEECH2: read_gigaspeech2}
     if kind in by_id or (kind in by_path and not prefix):
         yield from (by_id | by_path)[kind](source)
         return
@@ -98,34 +102,18 @@ def _read(source: Path, kind: str | None, prefix: str) -> Iterator[Utterance | R
         raise InputError(
             f"{source} is {'a thaitool manifest' if kind else 'sound, not a list of recordings'}: use data.scan."
         )
-    extension = ".tar" if kind == WEBDATASET else ".parquet"
-    files, rejected = _files(source, extension)
-    root = source if source.is_dir() else source.parent
-    yield from rejected
-    yield from (read_webdataset if kind == WEBDATASET else read_parquet)(files, root, prefix)
+    read_files = read_webdataset if kind == WEBDATASET else read_parquet
+    if source.is_file():
+        yield from read_files([source], source.parent, prefix)
+        return
+    found = list(walk(str(source), frozenset({".tar" if kind == WEBDATASET else ".parquet"})))
+    yield from (entry for entry in found if isinstance(entry, Rejected))
+    files = [source / entry.name for entry in found if not isinstance(entry, Rejected)]
+    yield from read_files(files, source, prefix)
 
 
 def _prefixed(u: Utterance, prefix: str) -> Utterance:
     return replace(u, id=prefix + u.id, source_id=f"{prefix}{u.source_id}")
-
-
-def _files(source: Path, extension: str) -> tuple[list[Path], list[Rejected]]:
-    """Files in sorted order, and the directories that could not be listed."""
-    if source.is_file():
-        return [source], []
-    rejected: list[Rejected] = []
-
-    def note(error: OSError) -> None:
-        rejected.append(Rejected(str(error.filename), "unreadable", error.strerror or str(error)))
-
-    # os.walk does not follow symbolic links to directories, so a link loop cannot trap it.
-    found = [
-        Path(folder, name)
-        for folder, _, names in os.walk(source, onerror=note)
-        for name in names
-        if name.lower().endswith(extension)
-    ]
-    return sorted(found), rejected
 
 
 def _recognise_directory(source: Path) -> str | None:
@@ -212,6 +200,8 @@ def _recognise_text(source: Path, head: bytes) -> str:
             return LHOTSE
     elif is_common_voice(lines):
         return COMMON_VOICE
+    elif is_gigaspeech2(lines):
+        return GIGASPEECH2
     elif is_fairseq(lines):
         return FAIRSEQ
     hint = " Write one JSON object per line." if lines[0].lstrip().startswith("[") else ""

@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 import zlib
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from thaitool.audio.decode import SAMPLE_RATE_HZ, BadAudio, decode, normalise
+from thaitool.audio.decode import SAMPLE_RATE_HZ, decode, normalise
+from thaitool.audio.headers import BadAudio
 from thaitool.data.manifest import append_quarantine
 from thaitool.data.shards import read_audio
 from thaitool.errors import EnvironmentProblem, ThaitoolError
@@ -46,7 +46,7 @@ class Batch:
     epoch: int
     utterances: tuple[Utterance, ...]
     audio: Tensor
-    """Shape (B, N), float32, normalised per utterance, 0 in the padding."""
+    """Shape (B, N), float32, normalised per utterance unless that was not wanted, 0 in the padding."""
     audio_lengths: Tensor
     """Shape (B,), int64, in samples at 16 kHz."""
     rejected: tuple[Rejected, ...]
@@ -127,8 +127,10 @@ def collate(
     *,
     crop_s: float | None = None,
     seed: int = 0,
+    normalised: bool = True,
 ) -> Batch:
-    """Decodes, normalises and pads. `crop_s` takes of longer audio a window that depends only on (seed, epoch, id)."""
+    """Decodes, normalises and pads. `crop_s` takes of longer audio a window that depends only on (seed, epoch, id);
+    `normalised=False` leaves audio at its own level."""
     kept: list[Utterance] = []
     clips: list[NDArray[np.float32]] = []
     rejected: list[Rejected] = []
@@ -145,16 +147,19 @@ def collate(
             raise
         kept.append(utterance)
         clips.append(samples[:longest])  # an MP3 may be a frame longer than its header says
-    audio, lengths = pad(clips)
+    audio, lengths = pad(clips, normalised=normalised)
     return Batch(cursor, epoch, tuple(kept), audio, lengths, tuple(rejected))
 
 
-def pad(clips: list[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Clips normalised, in one tensor, shape (B, N), zeros after each; and their lengths, shape (B,)."""
+def pad(clips: list[NDArray[np.float32]], *, normalised: bool = True) -> tuple[Tensor, Tensor]:
+    """Clips, normalised or as they are, in one tensor (B, N), zeros after each; and their lengths (B,)."""
     lengths = torch.tensor([len(c) for c in clips], dtype=torch.int64)
     audio = torch.empty(len(clips), int(lengths.max()) if clips else 0)
     for row, clip in zip(audio.numpy(), clips, strict=True):
-        normalise(clip, out=row[: len(clip)])
+        if normalised:
+            normalise(clip, out=row[: len(clip)])
+        else:
+            row[: len(clip)] = clip
         row[len(clip) :] = 0
     return audio, lengths
 
@@ -186,13 +191,20 @@ class _Jobs(Sampler[_Job]):
 class _Collating(Dataset[Batch | ThaitoolError]):
     """Makes one batch of one job; a mapping, so that any worker may do any job."""
 
-    def __init__(self, crop_s: float | None, seed: int) -> None:
-        self.crop_s, self.seed = crop_s, seed
+    def __init__(self, crop_s: float | None, seed: int, *, normalised: bool) -> None:
+        self.crop_s, self.seed, self.normalised = crop_s, seed, normalised
 
     def __getitem__(self, job: _Job) -> Batch | ThaitoolError:
         cursor, epoch, utterances = job
         try:
-            return collate(cursor, epoch, utterances, crop_s=self.crop_s, seed=self.seed)
+            return collate(
+                cursor,
+                epoch,
+                utterances,
+                crop_s=self.crop_s,
+                seed=self.seed,
+                normalised=self.normalised,
+            )
         except ThaitoolError as error:
             return error
 
@@ -204,18 +216,20 @@ def batches(
     *,
     workers: int = 0,
     crop_s: float | None = None,
+    normalised: bool = True,
     pin: bool = False,
 ) -> Iterator[Batch]:
     """Batches number `cursors` of the plan, in that order, decoded ahead by `workers` processes.
 
-    `pin` puts them into page-locked memory and needs CUDA.
+    `pin` puts them into page-locked memory and needs CUDA; the others are as in `collate`.
 
     Raises:
         InputError: a parquet file is damaged.
         EnvironmentProblem: a worker was killed.
     """
     jobs = _Jobs(manifest, plan, cursors)
-    return in_processes(_Collating(crop_s, plan.seed), jobs, workers=workers, pin=pin)
+    work = _Collating(crop_s, plan.seed, normalised=normalised)
+    return in_processes(work, jobs, workers=workers, pin=pin)
 
 
 def in_processes(
@@ -257,28 +271,17 @@ def in_processes(
 
 
 def _explained(results: Iterator[Done], workers: int) -> Iterator[Done]:
-    with worker_death_is_explained():
-        try:
-            yield from results
-        except (ConnectionError, EOFError, FileNotFoundError) as error:
-            # A batch was announced, and its worker died before the memory that holds it was handed over. An error of
-            # the work itself starts with "Caught".
-            if not workers or str(error).startswith("Caught "):
-                raise
-            raise _death(error) from error
-
-
-@contextmanager
-def worker_death_is_explained() -> Iterator[None]:
-    """Turns torch's error about a dead worker into a sentence.
-
-    Raises:
-        EnvironmentProblem: a worker was killed.
-    """
+    """Turns torch's errors about a dead worker into a sentence."""
     try:
-        yield
+        yield from results
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
+            raise
+        raise _death(error) from error
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        # A batch was announced, and its worker died before the memory that holds it was handed over. An error of the
+        # work itself starts with "Caught".
+        if not workers or str(error).startswith("Caught "):
             raise
         raise _death(error) from error
 
@@ -318,10 +321,12 @@ def listed(source: Iterator[Batch], ledger: Path) -> Iterator[Batch]:
             yield batch
 
 
-def in_order(manifest: Manifest, *, batch_s: float, crop_s: float | None = None) -> Iterator[Batch]:
+def in_order(
+    manifest: Manifest, *, batch_s: float, crop_s: float | None = None, normalised: bool = True
+) -> Iterator[Batch]:
     """Every utterance once, longest first, in batches of at most `batch_s` padded seconds: for evaluation.
 
-    `crop_s` takes a window of longer ones that is always the same.
+    `crop_s` takes a window of longer ones that is always the same; `normalised` is as in `collate`.
     """
     duration_s = np.minimum(manifest.duration_s, np.inf if crop_s is None else crop_s)
     order = np.argsort(-duration_s, kind="stable")
@@ -329,5 +334,5 @@ def in_order(manifest: Manifest, *, batch_s: float, crop_s: float | None = None)
     while start < len(order):
         size = max(1, int(batch_s // float(duration_s[order[start]])))
         chosen = [manifest[int(i)] for i in order[start : start + size]]
-        yield collate(start, 0, chosen, crop_s=crop_s)
+        yield collate(start, 0, chosen, crop_s=crop_s, normalised=normalised)
         start += size

@@ -244,9 +244,14 @@ def _counted(count: int, what: str, examples: Sequence[str]) -> str:
     return f"{count} {what} ({', '.join(examples)}{dots})"
 
 
+def unusable(rejected: Iterable[Rejected]) -> list[Rejected]:
+    """Those of what was set aside that are bad recordings; a duplicate or a pause is none."""
+    return [r for r in rejected if r.reason not in {"duplicate", "pause"}]
+
+
 def check_share(rejected: Sequence[Rejected], total: int, limit: float) -> None:
-    """Raises `QuarantineError` when more than `limit` of `total` items are unusable; a duplicate or pause is not."""
-    bad = [r for r in rejected if r.reason not in {"duplicate", "pause"}]
+    """Raises `QuarantineError` when more than `limit` of `total` items are `unusable`."""
+    bad = unusable(rejected)
     if total and len(bad) / total > limit:
         kinds = ", ".join(sorted({r.reason for r in bad}))
         raise QuarantineError(

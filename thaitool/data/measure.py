@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from thaitool.audio.headers import BadAudio, Header, ask_libsndfile, parse_header
 from thaitool.data.duplicates import content, content_key, head_of, is_file
-from thaitool.errors import EnvironmentProblem
+from thaitool.data.pool import ahead
+from thaitool.data.readers.lines import is_utf8
 from thaitool.records import AudioRef, Rejected, Utterance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from concurrent.futures import Future
 
 #: A listed duration may be off by rounding, and by the frames of a lossy coder.
 TOLERANCE_S, TOLERANCE_SHARE = 0.1, 0.02
-#: The cache's samples are raw: int16 at this rate.
-_PCM16_RATE_HZ = 16_000
 #: Utterances that a process measures at a time: some 50 ms of work.
 CHUNK = 2_000
 
@@ -75,22 +70,13 @@ def measure(entries: Sequence[Utterance | Rejected], min_s: float) -> Measured:
     return found
 
 
-def _is_utf8(text: str) -> bool:
-    # Python keeps bytes of a file name that are not UTF-8 as lone surrogates, which cannot be encoded again.
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _measure(u: Utterance, headers: dict[AudioRef, tuple[Header, int]]) -> tuple[float, int, int]:
     """Duration, rate and content key of one utterance."""
     ref = u.audio
-    if not _is_utf8(ref.path):
+    if not is_utf8(ref.path):
         # Arrow, and most tools that read our JSON, take UTF-8 only.
         raise BadAudio(ref.path, "bad_name", "its path is not UTF-8; rename it")
-    if not _is_utf8("".join(filter(None, (u.id, u.text, u.label, u.speaker, u.source_id)))):
+    if not is_utf8("".join(filter(None, (u.id, u.text, u.label, u.speaker, u.source_id)))):
         raise BadAudio(ref.path, "bad_name", "its id, text or speaker is not UTF-8")
     if ref.row is not None and math.isfinite(u.duration_s) and u.sample_rate_hz > 0:
         # The audio of a parquet file lies in compressed pages: looking at its header would read all of it.
@@ -121,8 +107,6 @@ def _stretch_s(u: Utterance, whole_s: float) -> float:
 
 def _look(ref: AudioRef) -> tuple[Header, int]:
     """Header and content key of a recording."""
-    if ref.path.endswith(".pcm16") and ref.n_bytes is not None:
-        return Header(ref.n_bytes // 2, _PCM16_RATE_HZ, 1), 0
     head, n_bytes = head_of(ref)
     header = parse_header(head, n_bytes, str(ref))
     if header is None:
@@ -144,31 +128,9 @@ def measured(
     Raises:
         EnvironmentProblem: a process was killed.
     """
-    if workers <= 1:
-        for chunk in _chunks(entries):
-            yield _usable(chunk, measure(chunk, min_s))
-        return
-    waiting: deque[tuple[_Chunk, Future[Measured]]] = deque()
-    try:
-        # Spawned, not forked: this process may have threads. The children import no torch.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for chunk in _chunks(entries):
-                waiting.append((chunk, pool.submit(measure, chunk, min_s)))
-                if len(waiting) > 2 * workers:
-                    chunk, future = waiting.popleft()  # noqa: PLW2901
-                    yield _usable(chunk, future.result())
-            while waiting:
-                chunk, future = waiting.popleft()
-                yield _usable(chunk, future.result())
-    except BrokenProcessPool as error:
-        raise EnvironmentProblem(
-            f"One of the {workers} processes that read headers was killed (out of memory?), or could not start (a"
-            " script that calls this must do so below `if __name__ == '__main__':`). Run again with fewer workers."
-        ) from error
-
-
-def _usable(chunk: _Chunk, found: Measured) -> tuple[list[Utterance], Measured]:
-    return [u for k in found.kept if isinstance(u := chunk[k], Utterance)], found
+    work = partial(measure, min_s=min_s)
+    for chunk, found in ahead(work, _chunks(entries), workers, doing="read headers"):
+        yield [u for k in found.kept if isinstance(u := chunk[k], Utterance)], found
 
 
 def _chunks(entries: Iterable[Utterance | Rejected]) -> Iterator[_Chunk]:

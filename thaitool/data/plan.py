@@ -99,7 +99,6 @@ class BatchPlan:
     """First slot, end, and slots per batch."""
     fractions: tuple[Fraction, ...]
     seed: int
-    spread: float
 
     @property
     def batches_per_epoch(self) -> int:
@@ -116,9 +115,7 @@ class BatchPlan:
         bits = _bits(self.seed, epoch, _PLACES)
         utterances = np.empty_like(slots)
         for first, end, size in self.stretches:
-            _shuffle(
-                slots[first:end], self.duration_s, size, self.spread, bits, utterances[first:end]
-            )
+            _shuffle(slots[first:end], self.duration_s, size, bits, utterances[first:end])
         edges = [np.arange(first, end, size, dtype=np.int32) for first, end, size in self.stretches]
         starts = np.concatenate([*edges, np.array([len(slots)], np.int32)])
         return EpochOrder(
@@ -133,7 +130,6 @@ def make_plan(
     seed: int,
     part: NDArray[np.integer] | None = None,
     repeat: Sequence[float] | None = None,
-    spread: float = SPREAD,
 ) -> BatchPlan:
     """Plans batches of at most `batch_s` seconds after padding (a single longer utterance makes its own batch).
 
@@ -144,7 +140,6 @@ def make_plan(
         part: Which part of the data each utterance belongs to, shape (N,); None is one part.
         repeat: By part, how many times an epoch takes each utterance. 0.3 takes a fresh 30 % in each epoch, 2.5 all
             twice and a fresh half; a share above 0 takes one utterance at least. None takes everything once.
-        spread: See `SPREAD`; more shuffles further and pads more.
 
     Raises:
         InputError: there is nothing to plan, or a duration, part or repeat that cannot be planned with.
@@ -163,7 +158,7 @@ def make_plan(
         for members, first, end in fractions
     )
     slots = items[slot_of]
-    return BatchPlan(rounded, slots, _stretches(rounded, slots, batch_s), filled, seed, spread)
+    return BatchPlan(rounded, slots, _stretches(rounded, slots, batch_s), filled, seed)
 
 
 def _rounded_up(duration_s: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -259,7 +254,6 @@ def _shuffle(
     slots: NDArray[np.int32],
     duration_s: NDArray[np.float32],
     size: int,
-    spread: float,
     bits: np.random.PCG64,
     out: NDArray[np.int32],
 ) -> None:
@@ -281,7 +275,7 @@ def _shuffle(
         lower = around[np.minimum(index + halo, len(around) - 1)]
         here = around[at - before : end - before]
         noise = bits.random_raw(end - at) * 2.0**-64
-        place = here + noise * np.maximum(np.abs(higher - lower), spread * here)
+        place = here + noise * np.maximum(np.abs(higher - lower), SPREAD * here)
         keys[at:end] = (place * scale).astype(np.int64) << low
         keys[at:end] |= np.arange(at, end)
     keys.sort()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,7 +80,8 @@ def scan(
         duplicates: "drop" rejects recordings whose content an earlier one has, with the same text if there is one.
         min_s: Shorter recordings are rejected.
         workers: Processes that read headers. The result is the same for any number.
-        into: A file that takes the rows instead of memory (0.3 kB each); the manifest is a view of it.
+        into: A directory whose disk takes the rows instead of memory (0.3 kB each), in a file without a name that goes
+            with the manifest.
 
     Raises:
         InputError: a source does not exist, holds no audio, or is malformed; or an id occurs twice.
@@ -120,13 +123,13 @@ def _require_sources(sources: Sequence[Path]) -> None:
 def _collected(batches: Iterator[pa.RecordBatch], into: Path | None) -> pa.Table:
     if into is None:
         return pa.Table.from_batches(batches, SCHEMA)
-    temporary = into.with_suffix(".tmp")
-    with disk_full_is_explained(into):
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+    with disk_full_is_explained(into), tempfile.TemporaryFile(dir=into) as file:
+        with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in batches:
                 writer.write_batch(batch)
-        temporary.replace(into)
-    return open_manifest(into).table
+        file.flush()
+        rows = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return pa.ipc.open_file(pa.py_buffer(rows)).read_all()
 
 
 def _all_batches(
@@ -144,7 +147,7 @@ def _all_batches(
             ledger.walked.append(part)
             found = _recordings(source, root, ledger)
         else:
-            found = formats.read(source, split=split, prefix=_prefix(source, root))
+            found = formats.read(source, kind=kind, split=split, prefix=_prefix(source, root))
         yield from _measured_batches(_counted(found, ledger), part, ledger, min_s, workers)
         if ledger.seen == before:
             raise InputError(

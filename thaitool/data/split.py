@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,8 +14,9 @@ from thaitool.audio.headers import BadAudio
 from thaitool.audio.silence import measure, pieces
 from thaitool.data.columns import take
 from thaitool.data.manifest import BLOCK_ROWS, Manifest
+from thaitool.data.pool import ahead
 from thaitool.data.shards import read_audio
-from thaitool.errors import EnvironmentProblem, InputError
+from thaitool.errors import InputError
 from thaitool.records import Rejected, Utterance
 
 if TYPE_CHECKING:
@@ -92,25 +90,10 @@ def _at_pauses(
     manifest: Manifest, where: NDArray[np.int64], longest_s: float, workers: int
 ) -> Iterator[_Cuts | Rejected]:
     """The cuts of the rows `where`, in order, computed ahead of the caller."""
-    if workers <= 1:
-        for i in where:
-            yield _pauses_of(manifest[int(i)], longest_s)
-        return
-    waiting: deque[Future[_Cuts | Rejected]] = deque()
-    try:
-        # Spawned, not forked: this process may have threads. The children import no torch.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for i in where:
-                waiting.append(pool.submit(_pauses_of, manifest[int(i)], longest_s))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise EnvironmentProblem(
-            f"One of the {workers} processes that look for pauses was killed (out of memory?). Run again with fewer"
-            " workers."
-        ) from error
+    long = (manifest[int(i)] for i in where)
+    work = partial(_pauses_of, longest_s=longest_s)
+    for _, found in ahead(work, long, workers, doing="look for pauses"):
+        yield found
 
 
 def _pauses_of(u: Utterance, longest_s: float) -> _Cuts | Rejected:

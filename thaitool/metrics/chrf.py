@@ -12,14 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from thaitool.metrics.intervals import (
-    DRAWS,
-    Cluster,
-    are_several,
-    percentile_interval,
-    resampled_sums,
-)
+from thaitool.metrics.intervals import DRAWS, Cluster
 from thaitool.metrics.join import same_length
+from thaitool.metrics.pooled import Pooled, pooled_score
 from thaitool.metrics.transcripts import each_alone
 from thaitool.records import Score
 from thaitool.text.normalize import compact
@@ -59,22 +54,40 @@ def corpus_chrf(
     """
     groups = each_alone(len(references)) if clusters is None else clusters
     same_length(references=references, predictions=predictions, clusters=groups)
-    if not references:
-        return Score("chrf", 0, 0)
-    forms = [("".join(form(r).split()), "".join(form(p).split())) for r, p in
-             zip(references, predictions, strict=True)]  # fmt: skip
-    table = np.array([_statistics(wanted, given) for wanted, given in forms], dtype=np.float64)
-    whole = float(_f_scores(table.sum(axis=0, keepdims=True))[0])
-    low = high = None
-    if are_several(groups):
-        interval = percentile_interval(_f_scores(resampled_sums(table, groups, draws, seed)))
-        low, high = interval or (None, None)
-    return Score("chrf", whole, 1, low, high, f"chrF2 over {len(references)} items")
+    return pooled_score(
+        chrf_pooled(references, predictions, form=form), groups, draws=draws, seed=seed
+    )
 
 
-def _statistics(wanted: str, given: str) -> list[float]:
+def chrf_pooled(
+    references: Sequence[str],
+    predictions: Sequence[str],
+    *,
+    name: str = "chrf",
+    form: Callable[[str], str] = compact,
+) -> Pooled:
+    """`corpus_chrf`, to be redrawn and compared.
+
+    Raises:
+        InputError: the lists differ in length.
+    """
+    same_length(references=references, predictions=predictions)
+    table = np.zeros((len(references), 3 * len(_ORDERS)), dtype=np.float64)
+    for row, reference, prediction in zip(table, references, predictions, strict=True):
+        row[:] = _statistics("".join(form(reference).split()), "".join(form(prediction).split()))
+    return Pooled(name, table, _redrawn_f, note=f"chrF2 over {len(references)} items")
+
+
+def _redrawn_f(
+    table: npt.NDArray[np.float64], weights: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """[R] F scores of items [N, 18] by weights [R, N]."""
+    return _f_scores(weights @ table)
+
+
+def _statistics(wanted: str, given: str) -> list[int]:
     """[18] n-grams of the answer, of the reference, and of both, for n = 1..6."""
-    found: list[float] = []
+    found: list[int] = []
     for n in _ORDERS:
         gold, told = _ngrams(wanted, n), _ngrams(given, n)
         # An answer's n-grams count only where the reference is long enough to have any.

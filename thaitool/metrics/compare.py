@@ -6,7 +6,7 @@ It says nothing about other test sets or other training seeds, and never compare
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from thaitool.metrics.intervals import (
     resampled,
 )
 from thaitool.metrics.join import same_length
+from thaitool.metrics.pooled import Pooled, redrawn, whole_value
 from thaitool.metrics.sums import ItemSums
 
 #: Differences with a larger p value are called noise.
@@ -78,36 +79,77 @@ def compare(
     Raises:
         InputError: the metrics, their lengths or their counted items differ.
     """
-    _same_metric(a, b)
+    _same_metric((a.name, a.is_share, a.higher_is_better), (b.name, b.is_share, b.higher_is_better))
     same_length(a=range(len(a)), b=range(len(b)), clusters=clusters)
-    rates = [_rate(a), _rate(b)]
     only_a, only_b = _discordant(a, b)
     kinds = cluster_kinds(clusters)
     whole = Comparison(
-        name or a.name, rates[0], rates[1], None, None, None, None, None,
+        name or a.name, _rate(a), _rate(b), None, None, None, None, None,
         items=int(np.count_nonzero((a.denominators != 0) | (b.denominators != 0))),
-        clusters=min(int(kind.max(initial=-1)) + 1 for kind in kinds),
-        verdict=UNKNOWN, only_a_right=only_a, only_b_right=only_b,
+        clusters=_fewest(kinds), verdict=UNKNOWN, only_a_right=only_a, only_b_right=only_b,
         mcnemar_p=None if only_a is None or only_b is None else mcnemar(only_a, only_b),
     )  # fmt: skip
-    if rates[0] is None or rates[1] is None:
-        return replace(whole, note="nothing, or too little, was counted for one of the two")
-    whole = replace(whole, difference=rates[1] - rates[0])
-    if np.array_equal(a.numerators, b.numerators) and np.array_equal(
+    is_same = np.array_equal(a.numerators, b.numerators) and np.array_equal(
         a.denominators, b.denominators
-    ):
+    )
+
+    def moved() -> npt.NDArray[np.float64]:
+        columns = [a.numerators, a.denominators, b.numerators, b.denominators]
+        sums = resampled(columns, kinds, draws, seed)
+        return ratios(sums[:, 2:]) - ratios(sums[:, :2])
+
+    return _compared(whole, is_same, moved, a.higher_is_better)
+
+
+def compare_pooled(
+    a: Pooled,
+    b: Pooled,
+    clusters: Sequence[Cluster],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Comparison:
+    """As `compare`, of a metric that only exists for all items together; each draw values both anew.
+
+    Raises:
+        InputError: the metrics or their lengths differ.
+    """
+    _same_metric((a.name,), (b.name,))
+    same_length(a=range(len(a)), b=range(len(b)), clusters=clusters)
+    kinds = cluster_kinds(clusters)
+    whole = Comparison(
+        a.name, whole_value(a), whole_value(b), None, None, None, None, None,
+        items=len(a), clusters=_fewest(kinds), verdict=UNKNOWN,
+    )  # fmt: skip
+
+    def moved() -> npt.NDArray[np.float64]:
+        of_a, of_b = redrawn([a, b], kinds, draws, seed)
+        return of_b - of_a
+
+    return _compared(whole, np.array_equal(a.table, b.table), moved, a.higher_is_better)
+
+
+def _compared(
+    whole: Comparison,
+    is_same: bool,
+    moved: Callable[[], npt.NDArray[np.float64]],
+    higher_is_better: bool,
+) -> Comparison:
+    """`whole` with its difference, and what the draws of the difference, `moved`, say about it."""
+    if whole.a is None or whole.b is None:
+        return replace(whole, note="nothing, or too little, was counted for one of the two")
+    whole = replace(whole, difference=whole.b - whole.a)
+    if is_same:
         return replace(whole, verdict=SAME, p_value=1.0, probability_better=0.5, low=0.0, high=0.0)
     if whole.clusters < 2:
         return replace(
             whole, note="all items share one cluster: nothing says how far it would move"
         )
-    columns = [a.numerators, a.denominators, b.numerators, b.denominators]
-    sums = resampled(columns, kinds, draws, seed)
-    moved = ratios(sums[:, 2:]) - ratios(sums[:, :2])
-    interval = percentile_interval(moved)
+    drawn = moved()
+    interval = percentile_interval(drawn)
     if interval is None:
         return replace(whole, note="no draw counted anything for both")
-    finite = moved[np.isfinite(moved)] * (1 if a.higher_is_better else -1)
+    finite = drawn[np.isfinite(drawn)] * (1 if higher_is_better else -1)
     ties = float((finite == 0).mean())
     chance = float((finite > 0).mean()) + ties / 2
     few = whole.clusters < FEW_CLUSTERS
@@ -116,7 +158,7 @@ def compare(
         p_value=max(_bootstrap_p(finite), whole.mcnemar_p or 0.0),
         note=f"only {whole.clusters} clusters: the interval is too narrow" if few else "",
     )  # fmt: skip
-    return replace(found, verdict=_verdict(found, a.higher_is_better, found.p_value))
+    return replace(found, verdict=_verdict(found, higher_is_better, found.p_value))
 
 
 def holm(
@@ -160,11 +202,16 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def _same_metric(a: ItemSums, b: ItemSums) -> None:
-    if (a.name, a.is_share, a.higher_is_better) != (b.name, b.is_share, b.higher_is_better):
+def _same_metric(a: tuple[object, ...], b: tuple[object, ...]) -> None:
+    if a != b:
         raise InputError(
-            f"Only the same metric of two systems can be compared; these are {a.name} and {b.name}."
+            f"Only the same metric of two systems can be compared; these are {a[0]} and {b[0]}."
         )
+
+
+def _fewest(kinds: Sequence[npt.NDArray[np.int64]]) -> int:
+    """Clusters of the kind that has the fewest."""
+    return min(int(kind.max(initial=-1)) + 1 for kind in kinds)
 
 
 def _rate(column: ItemSums) -> float | None:

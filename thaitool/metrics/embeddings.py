@@ -20,11 +20,13 @@ from thaitool.metrics.join import same_length
 from thaitool.metrics.sums import ItemSums, item_sums, scores_of
 from thaitool.metrics.transcripts import each_alone
 from thaitool.records import Score
+from thaitool.text.normalize import compact
 
 #: N texts to [N, D] vectors of any length.
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float64]]
 
 _BATCH = 64
+_BLOCK = 4096  # pairs whose vectors are held at once
 
 
 def embedding_similarity(
@@ -38,7 +40,8 @@ def embedding_similarity(
 ) -> Score:
     """Mean cosine between the vectors of reference and prediction, -1 to 1.
 
-    Texts go to the embedder as they are, each different one once.
+    Texts go to the embedder as they are; one without letters or digits has no meaning, and is like
+    another such (1) and unlike all others (0) without being asked about.
 
     Raises:
         InputError: the lists differ in length, or the embedder gives another number of vectors,
@@ -55,16 +58,34 @@ def similarity_sums(
 ) -> ItemSums:
     """`embedding_similarity`, item by item."""
     same_length(references=references, predictions=predictions)
-    texts = sorted({*references, *predictions})
+    cosines = np.empty(len(references))
+    for start in range(0, len(references), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        cosines[rows] = _cosines(references[rows], predictions[rows], embed)
+    ones = [1.0] * len(references)
+    return item_sums("embedding_similarity", cosines.tolist(), ones, is_share=False)
+
+
+def _cosines(
+    references: Sequence[str], predictions: Sequence[str], embed: Embed
+) -> npt.NDArray[np.float64]:
+    """[N] cosines; each different text of the N pairs goes to the embedder once."""
+    said = [text for text in (*references, *predictions) if _says_something(text)]
+    texts = sorted(set(said), key=lambda text: (len(text), text))  # like lengths pad least
     row = {text: i for i, text in enumerate(texts)}
     parts = [_vectors(embed, texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
     vectors = np.concatenate(parts) if parts else np.zeros((0, 1))
-    gold = vectors[[row[text] for text in references]]
-    told = vectors[[row[text] for text in predictions]]
-    cosines = (gold * told).sum(axis=1)
-    return item_sums(
-        "embedding_similarity", cosines.tolist(), [1.0] * len(references), is_share=False
-    )
+    found = np.zeros(len(references))
+    for k, (gold, told) in enumerate(zip(references, predictions, strict=True)):
+        if gold in row and told in row:
+            found[k] = vectors[row[gold]] @ vectors[row[told]]
+        else:
+            found[k] = float(_says_something(gold) == _says_something(told))
+    return found
+
+
+def _says_something(text: str) -> bool:
+    return bool(compact(text))
 
 
 def _vectors(embed: Embed, texts: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -105,12 +126,23 @@ def server_embedder(endpoint: Endpoint) -> Embed:
 
 
 def local_embedder(folder: Path, *, device: str = "cpu", max_tokens: int = 512) -> Embed:
-    """A transformers model from a local folder, its last layer averaged over the tokens."""
+    """A transformers model from a local folder, its last layer averaged over the tokens.
+
+    Raises:
+        InputError: the folder holds no such model, or no tokenizer.
+    """
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{folder} must hold a transformers model and its tokenizer, to embed texts, but cannot be loaded: {error}"
+        ) from error
+    if tokenizer.pad_token is None:  # as in most LLMs; padding is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token
 
     @torch.inference_mode()
     def embed(texts: Sequence[str]) -> npt.NDArray[np.float64]:

@@ -66,9 +66,13 @@ def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _request(endpoint: Endpoint, path: str, body: dict[str, Any]) -> urllib.request.Request:
-    url = endpoint.url.rstrip("/") + path
-    if not url.startswith(("http://", "https://")):
+def check_endpoint(endpoint: Endpoint) -> dict[str, str]:
+    """The headers of a request, without asking anything: what can be wrong here is told before hours of work.
+
+    Raises:
+        ConfigError: the URL is not http(s), or the variable with the key is empty.
+    """
+    if not endpoint.url.startswith(("http://", "https://")):
         raise ConfigError(f"An endpoint must be an http or https URL, but is {endpoint.url!r}.")
     headers = {"Content-Type": "application/json"}
     if endpoint.key_variable:
@@ -79,6 +83,12 @@ def _request(endpoint: Endpoint, path: str, body: dict[str, Any]) -> urllib.requ
                 f"{endpoint.url}, but is empty; export it."
             )
         headers["Authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _request(endpoint: Endpoint, path: str, body: dict[str, Any]) -> urllib.request.Request:
+    headers = check_endpoint(endpoint)
+    url = endpoint.url.rstrip("/") + path
     data = json.dumps(body, ensure_ascii=False).encode()
     return urllib.request.Request(url, data=data, headers=headers)  # noqa: S310 (scheme checked above)
 

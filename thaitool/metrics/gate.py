@@ -7,6 +7,7 @@ measures something else. It says nothing about how well a metric agrees with peo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,11 +32,29 @@ _CASES = (
     ("โทรหาหมอที่เบอร์ 1669 ด้วย", "ช่วยโทรหาหมอที่เบอร์ 1669 หน่อย",
      "ตลาดนัดวันอาทิตย์คนเยอะมาก", "โทรหาหมอที่เบอร์ ๑๖๖๙ ด้วย", "โทรหาหม้อที่เบอร์ 1669 ด้วย"),
 )  # fmt: skip
-# Places on the metric's own scale, 0 for unrelated answers and 1 for identical ones.
-_LEAST_RANGE = 0.05
-_LEAST_PARAPHRASE = 0.1
 _LEAST_NUMBER_FORMAT = 0.5
 _LESS_THAN_IDENTICAL = 1 - 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """How high the bar is. Places are on the metric's own scale, 0 for unrelated answers, 1 for identical ones."""
+
+    tolerance: float
+    """How far the value of identical texts may be from the best one."""
+    least_range: float
+    """Between identical and unrelated answers, in the unit of the metric."""
+    least_paraphrase: float
+    """Place of paraphrases."""
+    paraphrase_is_right: bool
+    """Whether a paraphrase may be as good as the same words: to a judge of meaning, not to a measure of likeness."""
+
+
+#: For a likeness or an error rate.
+LIKENESS = Bar(1e-3, 0.05, 0.1, False)
+#: For marks from 1 to 5 for meaning: at least a 4 for identical answers, as canaries want, and half the scale for
+#: the range.
+MARKS = Bar(1.0, 2.0, 0.5, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +70,16 @@ class GateRow:
     wanted: str
 
 
-def gate(measure: Measure, *, best: float) -> tuple[GateRow, ...]:
+def gate(measure: Measure, *, best: float, bar: Bar = LIKENESS) -> tuple[GateRow, ...]:
     """Examine a metric whose value for identical texts is `best` (0 for an error rate).
 
     Whether high or low is better follows from the values for identical and unrelated answers.
     """
+    return placed([float(measure(*pair)) for pair in gate_pairs()], best=best, bar=bar)
+
+
+def gate_pairs() -> tuple[tuple[list[str], list[str]], ...]:
+    """References and answers of each of `KINDS`."""
     gold = [case[0] for case in _CASES]
     answers = (
         gold,
@@ -65,28 +89,45 @@ def gate(measure: Measure, *, best: float) -> tuple[GateRow, ...]:
         [case[3] for case in _CASES],
         [case[4] for case in _CASES],
     )
-    values = [float(measure(gold, told)) for told in answers]
+    return tuple((gold, told) for told in answers)
+
+
+def placed(values: Sequence[float], *, best: float, bar: Bar) -> tuple[GateRow, ...]:
+    """The value of each of `KINDS` beside what is wanted; what could not be measured is NaN, and fails."""
     identical, unrelated = values[0], values[2]
     span = identical - unrelated
     places = [(value - unrelated) / span if span else 0.0 for value in values]
     passed = (
-        abs(identical - best) <= 1e-3 * max(1.0, abs(best)),
-        _LEAST_PARAPHRASE <= places[1] < _LESS_THAN_IDENTICAL,
-        abs(span) >= _LEAST_RANGE,
+        abs(identical - best) <= bar.tolerance * (1 + 1e-9),
+        bar.least_paraphrase <= places[1]
+        and (bar.paraphrase_is_right or places[1] < _LESS_THAN_IDENTICAL),
+        abs(span) >= bar.least_range,
         places[3] < _LESS_THAN_IDENTICAL,
         places[4] >= _LEAST_NUMBER_FORMAT,
         places[5] < _LESS_THAN_IDENTICAL,
     )
+    least = f"a place of at least {bar.least_paraphrase:g}"
     wanted = (
-        f"{best:g}",
-        f"a place of at least {_LEAST_PARAPHRASE:g} and below 1",
-        f"at least {_LEAST_RANGE:g} from identical",
+        f"{best:g}" if bar.tolerance < 0.01 else f"{best:g}, give or take {bar.tolerance:g}",
+        least if bar.paraphrase_is_right else f"{least} and below 1",
+        f"at least {bar.least_range:g} from identical",
         "a place below 1",
         f"a place of at least {_LEAST_NUMBER_FORMAT:g}",
         "a place below 1",
     )
     rows = zip(KINDS, values, places, passed, wanted, strict=True)
     return tuple(GateRow(*row) for row in rows)
+
+
+def failures_of(rows: Sequence[GateRow]) -> str:
+    """The kinds that failed, with their numbers; empty if none did."""
+    if not any(math.isfinite(row.value) for row in rows):
+        return "no kind of answer could be measured"
+    return "; ".join(
+        f"{row.kind}: {row.value:.4g} (place {row.place:.3g}; wanted {row.wanted})"
+        for row in rows
+        if not row.passed
+    )
 
 
 def require_gate(name: str, measure: Measure, *, best: float) -> tuple[GateRow, ...]:
@@ -96,15 +137,10 @@ def require_gate(name: str, measure: Measure, *, best: float) -> tuple[GateRow, 
         InputError: the metric fails a kind; the message gives every failure with its number.
     """
     rows = gate(measure, best=best)
-    failures = [
-        f"{row.kind}: {row.value:.4g} (place {row.place:.3g}; wanted {row.wanted})"
-        for row in rows
-        if not row.passed
-    ]
-    if failures:
+    if failures := failures_of(rows):
         raise InputError(
             f"The metric {name} must tell Thai answers apart before it is used, but fails "
-            f"{len(failures)} of {len(rows)} kinds: {'; '.join(failures)}. Use another embedder, "
-            "judge or normaliser."
+            f"{sum(not row.passed for row in rows)} of {len(rows)} kinds: {failures}. Use another "
+            "embedder, judge or normaliser."
         )
     return rows

@@ -9,20 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from thaitool.errors import InputError
-from thaitool.metrics.intervals import (
-    DRAWS,
-    NO_WIDTH,
-    Cluster,
-    are_several,
-    percentile_interval,
-    resampled_sums,
-)
+from thaitool.metrics.intervals import DRAWS, Cluster
 from thaitool.metrics.join import same_length
+from thaitool.metrics.pooled import Pooled, pooled_score
 from thaitool.metrics.sums import ItemSums, item_sums, scores_of
 from thaitool.metrics.transcripts import each_alone
 from thaitool.records import Score
@@ -117,21 +112,16 @@ def invalid_sums(outcomes: IntentOutcomes) -> ItemSums:
 
 def macro_f1(outcomes: IntentOutcomes, *, draws: int = DRAWS, seed: int = 0) -> Score:
     """Mean F1 over the intents that occur in the references; numerator is the sum of their F1."""
+    return pooled_score(macro_f1_pooled(outcomes), outcomes.clusters, draws=draws, seed=seed)
+
+
+def macro_f1_pooled(outcomes: IntentOutcomes) -> Pooled:
+    """`ic_macro_f1`, to be redrawn and compared."""
     K = len(outcomes.names)
-    gold = _one_hot(outcomes.references, K)
-    told = _one_hot(outcomes.predictions, K)
-    present = gold.sum(axis=0) > 0
-    counts = np.concatenate([gold * told, gold, told], axis=1)  # [N, 3K]
-    whole = _sum_of_f1(counts.sum(axis=0, keepdims=True), present)[0]
-    note = f"{int(present.sum())} of {K} intents occur"
-    low = high = None
-    if are_several(outcomes.clusters):
-        sums = resampled_sums(counts, outcomes.clusters, draws, seed)
-        interval = percentile_interval(_sum_of_f1(sums, present) / present.sum())
-        low, high = interval or (None, None)
-        if low is not None and low == high:
-            note += f"; {NO_WIDTH}"
-    return Score("ic_macro_f1", float(whole), float(present.sum()), low, high, note)
+    table = np.array([outcomes.references, outcomes.predictions], dtype=np.int32).T
+    present = len(set(outcomes.references))
+    note = f"{present} of {K} intents occur"
+    return Pooled("ic_macro_f1", table, partial(_mean_f1, K), parts=present, note=note)
 
 
 def chance(outcomes: IntentOutcomes) -> tuple[Score, Score]:
@@ -144,18 +134,20 @@ def chance(outcomes: IntentOutcomes) -> tuple[Score, Score]:
     )
 
 
-def _one_hot(numbers: Sequence[int], K: int) -> npt.NDArray[np.float64]:
-    hits = np.asarray(numbers, dtype=np.int64)[:, None] == np.arange(K)
-    return np.asarray(hits, dtype=np.float64)
-
-
-def _sum_of_f1(
-    counts: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]
+def _mean_f1(
+    K: int, table: npt.NDArray[np.int32], weights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """[R] sums of F1 over present intents, from [R, 3K] counts (true positives, gold, predicted).
+    """[R] mean F1 over the intents that occur in the references, of items [N, 2] by weights [R, N].
 
     An intent that a bootstrap draw happens to leave out counts as 0 there, as scikit-learn does.
     """
-    true_positive, gold, told = np.split(counts, 3, axis=1)
-    f1 = 2 * true_positive / np.maximum(gold + told, 1)
-    return np.asarray((f1 * present).sum(axis=1))
+    gold, told = table.T
+    right, named = gold == told, told >= 0
+    present = np.bincount(gold, minlength=K) > 0
+    means = []
+    for row in weights:
+        true = np.bincount(gold[right], weights=row[right], minlength=K)
+        both = np.bincount(gold, weights=row, minlength=K)
+        both += np.bincount(told[named], weights=row[named], minlength=K)
+        means.append((2 * true / np.maximum(both, 1))[present].mean())
+    return np.array(means)

@@ -7,7 +7,7 @@ training seeds, and not with other voices or domains.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -24,6 +24,7 @@ DRAWS = 2000
 _PERCENTILES = (2.5, 97.5)
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _CELLS = 1_000_000  # cluster counts held at once: 8 MB, whatever the size of the test set
+_MOST_CELLS = 4_000_000  # sums by cluster and column held at once: 32 MB
 FEW_CLUSTERS = 20
 #: Note of a score whose interval is a point: the sample cannot show how sure it is.
 NO_WIDTH = "all draws alike: the interval has no width"
@@ -51,29 +52,57 @@ def resampled(
     seed: int,
 ) -> npt.NDArray[np.float64]:
     """As `resampled_sums`, of columns [N] each and with the clusters as `cluster_kinds` gives them."""
+    cell, blocks = _cells(kinds, draws, seed)
+    if (int(cell.max(initial=-1)) + 1) * len(columns) > _MOST_CELLS:
+        # A million items that stand alone: sums by cell would be the columns again, 100 MB of them.
+        found = (counts[:, cell].astype(np.float64) for counts in blocks)
+        return np.concatenate([np.stack([w @ c for c in columns], axis=1) for w in found])
+    per_cell = np.empty((int(cell.max(initial=-1)) + 1, len(columns)))
+    for k, column in enumerate(columns):
+        per_cell[:, k] = np.bincount(cell, weights=column, minlength=len(per_cell))
+    return np.concatenate([counts @ per_cell for counts in blocks])
+
+
+def item_weights(
+    kinds: Sequence[npt.NDArray[np.int64]], draws: int, seed: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """How often each item stands in each redrawn test set, [R, N] at a time, `draws` rows in all.
+
+    The test sets are those of `resampled` with the same kinds and seed.
+    """
+    cell, blocks = _cells(kinds, draws, seed)
+    for counts in blocks:
+        yield counts[:, cell]
+
+
+def _cells(
+    kinds: Sequence[npt.NDArray[np.int64]], draws: int, seed: int
+) -> tuple[npt.NDArray[np.int64], Iterator[npt.NDArray[np.int64]]]:
+    """[N] the cell of each item, and [R, cells] how often each is drawn, block by block.
+
+    Items that share all their clusters are drawn together: they are one cell.
+    """
     if draws < 1:
         raise InputError(f"The bootstrap needs at least 1 draw; draws is {draws}.")
     sizes = [int(kind.max(initial=-1)) + 1 for kind in kinds]
     N = len(kinds[0])
-    # Items that share all their clusters are drawn together: one row for each such cell.
     keys = np.ravel_multi_index(tuple(kinds), tuple(sizes)) if N else kinds[0]
     found, cell = np.unique(keys, return_inverse=True)
     codes = np.unravel_index(found, tuple(sizes)) if N else (found,)
-    per_cell = np.empty((len(found), len(columns)))
-    for k, column in enumerate(columns):
-        per_cell[:, k] = np.bincount(cell, weights=column, minlength=len(found))
-    generator = np.random.default_rng(seed)
-    sums = np.empty((draws, len(columns)))
-    step = max(1, _CELLS // max(len(found), *sizes, 1))
-    for start in range(0, draws, step):
-        rows = min(step, draws - start)
-        counts = _counts(generator, rows, sizes[0])
-        if len(kinds) > 1:
-            counts = counts[:, codes[0]]
-            for k, size in enumerate(sizes[1:], 1):
-                counts *= _counts(generator, rows, size)[:, codes[k]]
-        sums[start : start + rows] = counts @ per_cell
-    return sums
+    step = max(1, _CELLS // max(N, *sizes, 1))
+
+    def blocks() -> Iterator[npt.NDArray[np.int64]]:
+        generator = np.random.default_rng(seed)
+        for start in range(0, draws, step):
+            rows = min(step, draws - start)
+            counts = _counts(generator, rows, sizes[0])
+            if len(kinds) > 1:
+                counts = counts[:, codes[0]]
+                for k, size in enumerate(sizes[1:], 1):
+                    counts *= _counts(generator, rows, size)[:, codes[k]]
+            yield counts
+
+    return cell, blocks()
 
 
 def _counts(generator: np.random.Generator, rows: int, C: int) -> npt.NDArray[np.int64]:

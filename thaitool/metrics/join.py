@@ -22,7 +22,13 @@ class Pair:
 
 
 def join(references: Sequence[Reference], predictions: Sequence[Prediction]) -> tuple[Pair, ...]:
-    """Pairs in the order of the references.
+    """Pairs in the order of the references. Raises: as `matched`."""
+    found = matched(references, predictions)
+    return tuple(Pair(r, p) for r, p in zip(references, found, strict=True))
+
+
+def matched(references: Sequence[Reference], predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The prediction for each reference.
 
     Raises:
         InputError: a key is missing, unknown or there twice, on either side. All kinds of trouble
@@ -34,17 +40,17 @@ def join(references: Sequence[Reference], predictions: Sequence[Prediction]) -> 
         if prediction.id in by_id:
             raise _not_one_to_one(references, predictions)
         by_id[prediction.id] = prediction
-    pairs: list[Pair] = []
+    ordered: list[Prediction] = []
     for reference in references:
         by_id = by_task.get(reference.task, {})
         found = by_id.get(reference.id)
         if found is None:
             raise _not_one_to_one(references, predictions)
         by_id[reference.id] = None  # taken: a second reference with this id finds nothing
-        pairs.append(Pair(reference, found))
-    if len(pairs) < len(predictions):
+        ordered.append(found)
+    if len(ordered) < len(predictions):
         raise _not_one_to_one(references, predictions)
-    return tuple(pairs)
+    return ordered
 
 
 def _not_one_to_one(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 
 from thaitool.errors import InputError
 from thaitool.metrics.endpoint import Endpoint, EndpointError, post
+from thaitool.metrics.gate import KINDS, MARKS, GateRow, gate_pairs, placed
 from thaitool.metrics.intervals import DRAWS, Cluster
 from thaitool.metrics.join import same_length
-from thaitool.metrics.sums import item_sums, scores_of
+from thaitool.metrics.sums import ItemSums, item_sums, scores_of
 from thaitool.metrics.transcripts import each_alone
 from thaitool.records import Score
 
@@ -95,6 +97,8 @@ class Judgement:
     """`sr_score` (1 to 5; points over judged answers), `sr_judge_coverage`, `sr_judge_unreadable`,
     `sr_judge_flip_rate` (judged answers whose votes differ), `sr_judge_canaries`."""
     votes: tuple[Vote, ...]
+    column: ItemSums
+    """`sr_score`, item by item."""
     medians: Mapping[str, float]
     """By id; answers that were not judged are absent."""
     enough: bool
@@ -154,6 +158,7 @@ def judge(
     *,
     known: Mapping[tuple[str, int], Vote] | None = None,
     on_vote: Callable[[Vote], None] | None = None,
+    refusal: str = "",
     clusters: Sequence[Cluster] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
@@ -162,31 +167,38 @@ def judge(
 
     `known`: votes of an earlier run, by id and number; those that failed are asked for again.
     `on_vote` is called with each new vote as it comes, so that a run that dies loses none.
+    `refusal`: why nobody is to be asked, such as a failed gate; every vote is then missing.
 
     Raises:
-        InputError: two items have one id, an id begins like a canary's, or `clusters` is of another
+        InputError: two items have one id, an id begins like a canary's or a gate's, or `clusters` is of another
             length.
     """
     groups = each_alone(len(items)) if clusters is None else clusters
     same_length(items=items, clusters=groups)
     repeated = len(items) - len({item.id for item in items})
-    if repeated or any(item.id.startswith("canary ") for item in items):
+    if repeated or any(item.id.startswith(("canary ", "gate ")) for item in items):
         raise InputError(
-            f"Rephrasings to judge need different ids that do not begin with 'canary '; {repeated} "
-            f"of {len(items)} repeat an earlier one."
+            f"Rephrasings to judge need different ids that do not begin with 'canary ' or 'gate '; "
+            f"{repeated} of {len(items)} repeat an earlier one."
         )
     canaries = [Rephrasing(f"canary {k}", *texts[:3]) for k, texts in enumerate(_CANARIES)]
-    votes, problem = _all_votes([*canaries, *items], ask, known or {}, on_vote)
+    if refusal:
+        asked = [*canaries, *items]
+        votes = tuple(Vote(i.id, n, None, failure="not asked") for i in asked for n in range(VOTES))
+        problem = refusal
+    else:
+        votes, problem = _all_votes([*canaries, *items], ask, known or {}, on_vote)
     medians = _medians(votes)
     bounds = {f"canary {k}": texts[3:] for k, texts in enumerate(_CANARIES)}
     caught = sum(low <= medians.get(key, 0) <= high for key, (low, high) in bounds.items())
-    scores = _scores(items, votes, medians, groups, draws, seed)
+    columns = _columns(items, votes, medians)
+    scores = scores_of(columns, groups, draws=draws, seed=seed)
     canary = Score(
         "sr_judge_canaries", caught, len(canaries), note="right on answers of known worth"
     )
     judged = sum(item.id in medians for item in items)
     return Judgement(
-        (*scores, canary), votes, {i.id: medians[i.id] for i in items if i.id in medians},
+        (*scores, canary), votes, columns[0], {i.id: medians[i.id] for i in items if i.id in medians},
         enough=bool(items) and judged >= LEAST_COVERAGE * len(items),
         trusted=caught >= LEAST_CANARIES * len(canaries),
         models=tuple(sorted({vote.model for vote in votes if vote.model})),
@@ -194,17 +206,43 @@ def judge(
     )  # fmt: skip
 
 
+def judge_gate(
+    ask: Ask,
+    *,
+    known: Mapping[tuple[str, int], Vote] | None = None,
+    on_vote: Callable[[Vote], None] | None = None,
+) -> tuple[tuple[GateRow, ...], str]:
+    """The gate of `thaitool.metrics.gate`, with marks of the judge: one vote on each answer, the reference as what was
+    spoken. A kind with no majority of readable votes is not measured, and fails.
+
+    Returns the rows, and the last failure of the endpoint in words. `known` and `on_vote` as in `judge`.
+    """
+    groups = [
+        [Rephrasing(f"gate {kind} {k}", gold, gold, told) for k, (gold, told) in enumerate(pairs)]
+        for kind, pairs in zip(KINDS, (zip(*p, strict=True) for p in gate_pairs()), strict=True)
+    ]
+    every = [item for items in groups for item in items]
+    votes, problem = _all_votes(every, ask, known or {}, on_vote, each=1)
+    marks = {vote.id: vote.score for vote in votes}
+    values = []
+    for items in groups:
+        told = [mark for item in items if (mark := marks[item.id]) is not None]
+        values.append(statistics.fmean(told) if 2 * len(told) > len(items) else math.nan)
+    return placed(values, best=5, bar=MARKS), problem
+
+
 def _all_votes(
     items: Sequence[Rephrasing],
     ask: Ask,
     known: Mapping[tuple[str, int], Vote],
     on_vote: Callable[[Vote], None] | None,
+    each: int = VOTES,
 ) -> tuple[tuple[Vote, ...], str]:
     votes: list[Vote] = []
     failures, problem = 0, ""
     for item in items:
         prompt = PROMPT.format(spoken=item.spoken, reference=item.reference, answer=item.answer)
-        for number in range(VOTES):
+        for number in range(each):
             before = known.get((item.id, number))
             if before is not None and not before.failure:
                 votes.append(before)
@@ -251,14 +289,10 @@ def _medians(votes: Sequence[Vote]) -> dict[str, float]:
     return {key: float(statistics.median(s)) for key, s in scores.items() if 2 * len(s) > VOTES}
 
 
-def _scores(
-    items: Sequence[Rephrasing],
-    votes: Sequence[Vote],
-    medians: Mapping[str, float],
-    groups: Sequence[Cluster],
-    draws: int,
-    seed: int,
-) -> tuple[Score, ...]:
+def _columns(
+    items: Sequence[Rephrasing], votes: Sequence[Vote], medians: Mapping[str, float]
+) -> tuple[ItemSums, ...]:
+    """`sr_score`, coverage, unreadable votes and flips, item by item."""
     told: dict[str, set[int]] = {}
     unreadable: dict[str, int] = {}
     received: dict[str, int] = {}
@@ -273,7 +307,7 @@ def _scores(
     points = [medians.get(i, 0.0) for i in ids]  # 0 with a denominator of 0: not counted
     note = f"1 to 5, over {int(sum(judged))} of {len(ids)} answers"
     flips = [float(i in medians and len(told[i]) > 1) for i in ids]
-    columns = (
+    return (
         item_sums("sr_score", points, judged, note=note, is_share=False),
         item_sums("sr_judge_coverage", judged, ones),
         item_sums(
@@ -282,4 +316,3 @@ def _scores(
         ),
         item_sums("sr_judge_flip_rate", flips, judged, higher_is_better=False),
     )  # fmt: skip
-    return scores_of(columns, groups, draws=draws, seed=seed)

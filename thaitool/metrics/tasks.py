@@ -7,20 +7,27 @@ show how much of a score the audio is responsible for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from thaitool.errors import InputError
-from thaitool.metrics.compare import Comparison, compare, holm
+from thaitool.metrics.chrf import chrf_pooled
 from thaitool.metrics.entities import count_entities, entity_sums
-from thaitool.metrics.intents import accuracy_sums, chance, intent_outcomes, invalid_sums, macro_f1
+from thaitool.metrics.intents import (
+    accuracy_sums,
+    chance,
+    intent_outcomes,
+    invalid_sums,
+    macro_f1_pooled,
+)
 from thaitool.metrics.intervals import DRAWS, Cluster
-from thaitool.metrics.join import join
+from thaitool.metrics.join import Pair, matched
 from thaitool.metrics.keywords import keyword_sums
 from thaitool.metrics.monitors import collapse_monitors
+from thaitool.metrics.pooled import Pooled, pooled_score
 from thaitool.metrics.rephrase import proxy_sums
 from thaitool.metrics.sums import ItemSums, scores_of, select
 from thaitool.metrics.tones import tone_sums
@@ -29,6 +36,7 @@ from thaitool.metrics.words import word_sums
 from thaitool.records import TASKS, Prediction, Reference, Score
 
 T = TypeVar("T")
+Part = ItemSums | Pooled | Score
 Errors = npt.NDArray[np.float64]
 ClusterBy = Literal["source_id", "speaker", "both"]
 
@@ -86,6 +94,8 @@ class TaskScores:
     """The scores that are sums over items, headline first; row i is `items[i]`."""
     clusters: Sequence[Cluster] = field(default=(), repr=False, compare=False)
     """What the intervals resample, one per item."""
+    pooled: tuple[Pooled, ...] = field(default=(), repr=False, compare=False)
+    """The scores that exist for all items together only; row i is `items[i]`."""
 
 
 def score_tasks(
@@ -98,13 +108,15 @@ def score_tasks(
     cluster_by: ClusterBy = "both",
     seed: int = 0,
     draws: int = DRAWS,
+    consume: bool = False,
 ) -> tuple[TaskScores, ...]:
     """Scores of each task that has references, in the order of `records.TASKS`.
 
     `closed_set`: all intent names, needed when there are `ic` references. `spoken`: transcript by
     utterance id, for the copy rate of `sr`. `keywords`: words whose hit rate `asr` reports.
     `cluster_by`: what the intervals resample; variants of one source item are not independent, nor
-    are utterances of one speaker.
+    are utterances of one speaker. `consume`: empty the list of predictions once it is joined; their
+    texts are in the result, and of a million the rest is 120 MB.
 
     Raises:
         InputError: ids do not match one to one (see `join`), a task is unknown, there is no
@@ -112,34 +124,69 @@ def score_tasks(
             cannot be read.
     """
     _check(references, closed_set, cluster_by)
-    pairs = join(references, predictions)
-    by_task = {task: [p for p in pairs if p.reference.task == task] for task in TASKS}
-    del pairs  # a million rows: what is no longer needed goes as early as it can
+    ordered = matched(references, predictions)
+    if consume and isinstance(predictions, list):
+        predictions.clear()
     results: list[TaskScores] = []
     for task in TASKS:
-        chosen = by_task.pop(task)
-        if not chosen:
+        refs = [reference for reference in references if reference.task == task]
+        answers = [answer for answer in ordered if answer.task == task]
+        if len(refs) == len(references):
+            ordered.clear()  # a million rows: what is no longer needed goes as early as it can
+        if not refs:
             continue
-        refs = [pair.reference for pair in chosen]
-        gold, told = [ref.text for ref in refs], [pair.prediction.text for pair in chosen]
-        monitors = collapse_monitors(chosen)
-        del chosen
+        monitors = collapse_monitors(_pairs(refs, answers))
+        told = [answer.text for answer in answers]
+        del answers
         groups = _clusters(refs, cluster_by)
         if task == "asr":
-            parts, errors = _transcription(gold, told, keywords)
+            parts, errors = _transcription([ref.text for ref in refs], told, keywords)
         elif task == "ic":
-            parts, errors = _intents(gold, told, groups, draws, seed, closed_set)
+            parts, errors = _intents([ref.text for ref in refs], told, groups, closed_set)
         elif task == "ner":
-            parts, errors = _entities(gold, told)
+            parts, errors = _entities([ref.text for ref in refs], told)
         else:
             said = [(spoken or {}).get(ref.id) for ref in refs]
-            parts, errors = _rephrasing(gold, told, said)
+            parts, errors = _rephrasing([ref.text for ref in refs], told, said)
+        scores = _scores(parts, groups, draws, seed)
         columns = tuple(part for part in parts if isinstance(part, ItemSums))
-        summed = iter(scores_of(columns, groups, draws=draws, seed=seed))
-        scores = tuple(part if isinstance(part, Score) else next(summed) for part in parts)
+        pooled = tuple(part for part in parts if isinstance(part, Pooled))
         items = _items(refs, told, errors)
-        results.append(TaskScores(task, len(refs), scores, monitors, items, columns, groups))
+        results.append(
+            TaskScores(task, len(refs), scores, monitors, items, columns, groups, pooled)
+        )
     return tuple(results)
+
+
+def _scores(
+    parts: Sequence[Part], groups: Sequence[Cluster], draws: int, seed: int
+) -> tuple[Score, ...]:
+    """The score of each part, in their order; those that are sums are redrawn together."""
+    columns = [part for part in parts if isinstance(part, ItemSums)]
+    summed = iter(scores_of(columns, groups, draws=draws, seed=seed))
+    return tuple(
+        part
+        if isinstance(part, Score)
+        else pooled_score(part, groups, draws=draws, seed=seed)
+        if isinstance(part, Pooled)
+        else next(summed)
+        for part in parts
+    )
+
+
+def restricted(task: TaskScores, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> TaskScores:
+    """What is known item by item of some of the items (numbers of rows, or a mask); no scores."""
+    chosen = np.arange(len(task.clusters))[rows]
+    items, clusters, order = task.items, task.clusters, chosen.tolist()
+    return TaskScores(
+        task.task,
+        len(chosen),
+        (),
+        items=_View(len(chosen), lambda k: items[order[k]]),
+        columns=tuple(select(column, chosen) for column in task.columns),
+        clusters=[clusters[k] for k in order],
+        pooled=tuple(replace(p, table=p.table[chosen]) for p in task.pooled),
+    )
 
 
 def slice_scores(
@@ -156,62 +203,6 @@ def slice_scores(
     chosen = np.arange(len(task.clusters))[rows]
     columns = [select(column, chosen) for column in task.columns]
     return scores_of(columns, [task.clusters[i] for i in chosen], draws=draws, seed=seed)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskComparison:
-    """System b against a on one task: every score that both have, the headline first.
-
-    The headlines of all tasks are corrected for their number (`p_holm`); the others are not, and
-    serve to explain a difference, not to find one.
-    """
-
-    task: str
-    comparisons: tuple[Comparison, ...]
-
-
-def compare_tasks(
-    a: Sequence[TaskScores], b: Sequence[TaskScores], *, draws: int = DRAWS, seed: int = 0
-) -> tuple[TaskComparison, ...]:
-    """Paired differences b minus a of all tasks that both systems were scored on.
-
-    Raises:
-        InputError: no task is in both, or the items of a task differ; the message counts them.
-    """
-    others = {task.task: task for task in b}
-    shared = [(task, others[task.task]) for task in a if task.task in others]
-    if not shared:
-        raise InputError(
-            f"The two systems share no task: {[t.task for t in a]} and {[t.task for t in b]}. "
-            "Compare reports on the same test set."
-        )
-    found = [_compare_task(one, two, draws, seed) for one, two in shared]
-    better = [task.columns[0].higher_is_better for task, _ in shared]
-    corrected = holm([comparisons[0] for comparisons in found], better)
-    return tuple(
-        TaskComparison(task.task, (headline, *rest[1:]))
-        for (task, _), headline, rest in zip(shared, corrected, found, strict=True)
-    )
-
-
-def _compare_task(a: TaskScores, b: TaskScores, draws: int, seed: int) -> list[Comparison]:
-    rows = {item.id: i for i, item in enumerate(b.items)}
-    ids = {item.id for item in a.items}
-    wrong = [item for item in a.items if (i := rows.get(item.id)) is not None
-             and b.items[i].reference != item.reference]  # fmt: skip
-    if ids != rows.keys() or wrong:
-        raise InputError(
-            f"Task {a.task} must have the same items in both reports, but {len(ids - rows.keys())} "
-            f"are only in a, {len(rows.keys() - ids)} only in b, and {len(wrong)} have another "
-            "reference. Score both systems on the same test set."
-        )
-    order = np.array([rows[item.id] for item in a.items])
-    theirs = {column.name: select(column, order) for column in b.columns}
-    return [
-        compare(column, theirs[column.name], a.clusters, draws=draws, seed=seed)
-        for column in a.columns
-        if column.name in theirs
-    ]
 
 
 def _check(
@@ -250,6 +241,10 @@ def _clusters(references: Sequence[Reference], cluster_by: ClusterBy) -> Sequenc
     return _View(len(references), name)
 
 
+def _pairs(references: Sequence[Reference], answers: Sequence[Prediction]) -> Sequence[Pair]:
+    return _View(len(references), lambda row: Pair(references[row], answers[row]))
+
+
 def _items(
     references: Sequence[Reference], answers: Sequence[str], errors: Errors
 ) -> Sequence[ItemScore]:
@@ -264,7 +259,7 @@ def _items(
 
 def _transcription(
     gold: Sequence[str], told: Sequence[str], keywords: Sequence[str]
-) -> tuple[list[ItemSums | Score], Errors]:
+) -> tuple[list[Part], Errors]:
     columns = [*transcript_sums(gold, told), tone_sums(gold, told), *word_sums(gold, told)]
     if keywords:
         columns += keyword_sums(gold, told, keywords)
@@ -280,21 +275,19 @@ def _intents(
     gold: Sequence[str],
     told: Sequence[str],
     groups: Sequence[Cluster],
-    draws: int,
-    seed: int,
     closed_set: Sequence[str],
-) -> tuple[list[ItemSums | Score], Errors]:
+) -> tuple[list[Part], Errors]:
     outcomes = intent_outcomes(gold, told, closed_set, groups)
-    parts: list[ItemSums | Score] = [
+    parts: list[Part] = [
         accuracy_sums(outcomes),
-        macro_f1(outcomes, draws=draws, seed=seed),
+        macro_f1_pooled(outcomes),
         invalid_sums(outcomes),
         *chance(outcomes),
     ]
     return parts, np.array([not right for right in outcomes.correct], dtype=np.float64)
 
 
-def _entities(gold: Sequence[str], told: Sequence[str]) -> tuple[list[ItemSums | Score], Errors]:
+def _entities(gold: Sequence[str], told: Sequence[str]) -> tuple[list[Part], Errors]:
     counts = [count_entities(g, t) for g, t in zip(gold, told, strict=True)]
     wrong = [count.errors + count.invalid for count in counts]
     return list(entity_sums(counts)), np.array(wrong, dtype=np.float64)
@@ -302,6 +295,7 @@ def _entities(gold: Sequence[str], told: Sequence[str]) -> tuple[list[ItemSums |
 
 def _rephrasing(
     gold: Sequence[str], told: Sequence[str], said: Sequence[str | None]
-) -> tuple[list[ItemSums | Score], Errors]:
+) -> tuple[list[Part], Errors]:
     columns = proxy_sums(gold, told, spoken=said)
-    return list(columns), 1 - columns[0].numerators.astype(np.float64)  # 1 - chrF
+    whole = chrf_pooled(gold, told, name="sr_proxy_corpus_chrf")
+    return [*columns, whole], 1 - columns[0].numerators.astype(np.float64)  # 1 - chrF

@@ -8,7 +8,7 @@ no encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -17,8 +17,12 @@ from thaitool.ops.dtw import dtw_alignment
 from thaitool.ops.path import largest_share, one_frame_share, token_durations
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+#: How many transcripts the tokenizer gets at once when tokens are counted.
+TEXTS_AT_ONCE = 5000
 #: Share of all tokens at which a token's weight has fallen to half of an unseen token's.
 RARITY = 0.003
 
@@ -186,3 +190,26 @@ def _symmetric(logits: Tensor) -> Tensor:
     """Half the cross-entropy of the diagonal over rows, half over columns."""
     rows = torch.arange(len(logits), device=logits.device)
     return 0.5 * (functional.cross_entropy(logits, rows) + functional.cross_entropy(logits.T, rows))
+
+
+def same(texts: Sequence[str | None], device: torch.device) -> Tensor:
+    """(B, B): true where two transcripts are equal."""
+    index = {t: i for i, t in enumerate(dict.fromkeys(texts))}
+    ids = torch.tensor([index[t] for t in texts], device=device)
+    return ids[:, None] == ids[None, :]
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text, without special tokens."""
+    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return found
+
+
+def count_tokens(tokenizer: Any, texts: Sequence[str], vocabulary: int) -> Tensor:
+    """How often each token occurs in the texts, [vocabulary]; some thousand texts at a time."""
+    counts = torch.zeros(vocabulary, dtype=torch.long)
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        rows = token_ids(tokenizer, texts[start : start + TEXTS_AT_ONCE])
+        ids = torch.tensor([i for row in rows for i in row], dtype=torch.long)
+        counts += torch.bincount(ids, minlength=vocabulary)
+    return counts

@@ -15,10 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from thaitool.errors import InputError
-from thaitool.models.encoder import damage_is_explained, feature_extractor, read_model_type
+from thaitool.models.encoder import (
+    damage_is_explained,
+    feature_extractor,
+    length_arithmetic,
+    read_model_type,
+)
+from thaitool.models.encoders.interface import Layer, SpeechEncoder, new_speech_encoder
 from thaitool.models.hub import locate
 from thaitool.models.processor import AUDIO_TOKEN, ThaiSpeechProcessor
 from thaitool.models.speech_lm import ThaiSpeechConfig, ThaiSpeechForConditionalGeneration
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
 FRONT_END = "front_end.safetensors"
 BASE = "base.json"
 ADAPTER = "adapter"
+#: Of the encoder's weights, by the names of transformers' module, and of the logits of a layer mix.
+TOWER, MIX = "audio_tower.", "audio_mix"
 
 
 def weights_sha256(path: Path) -> str:
@@ -99,6 +107,7 @@ def new_speech_lm_config(
     *,
     projector_factor: int,
     projector_hidden_size: int,
+    audio_layer: Layer = "last",
 ) -> ThaiSpeechConfig:
     """Configuration of a speech LLM over an encoder configuration and an LLM directory."""
     return ThaiSpeechConfig(
@@ -106,6 +115,7 @@ def new_speech_lm_config(
         # encoder would go on without masking its padding.
         audio_config=copy.deepcopy(audio_config),
         text_config=AutoConfig.from_pretrained(llm),
+        audio_layer=audio_layer,
         audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
         projector_factor=projector_factor,
         projector_hidden_size=projector_hidden_size,
@@ -114,13 +124,13 @@ def new_speech_lm_config(
 
 def new_processor(config: ThaiSpeechConfig, tokenizer: Any) -> ThaiSpeechProcessor:
     """The processor that fits a configuration."""
-    audio: Any = config.audio_config
+    kernels, strides = length_arithmetic(config.audio_config)
     return ThaiSpeechProcessor(
-        feature_extractor(audio),
+        feature_extractor(config.audio_config),
         tokenizer,
         chat_template=tokenizer.chat_template,
-        conv_kernel=audio.conv_kernel,
-        conv_stride=audio.conv_stride,
+        conv_kernel=kernels,
+        conv_stride=strides,
         projector_factor=config.projector_factor,
     )
 
@@ -129,7 +139,7 @@ def save_checkpoint(
     path: Path,
     *,
     config: ThaiSpeechConfig,
-    audio_tower: Any,
+    audio_tower: SpeechEncoder,
     projector: Any,
     processor: ThaiSpeechProcessor,
     llm: Path,
@@ -139,7 +149,9 @@ def save_checkpoint(
     """Writes the trained parts and the reference to the LLM; `language_model` only for its PEFT adapter."""
     config.save_pretrained(path)
     processor.save_pretrained(path)
-    tensors = {f"audio_tower.{k}": v for k, v in audio_tower.state_dict().items()}
+    tensors = {f"{TOWER}{k}": v for k, v in audio_tower.model.state_dict().items()}
+    if audio_tower.mix is not None:
+        tensors[MIX] = audio_tower.mix
     tensors |= {f"multi_modal_projector.{k}": v for k, v in projector.state_dict().items()}
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path / FRONT_END)
     if hasattr(language_model, "peft_config"):
@@ -173,14 +185,16 @@ def read_base(path: Path) -> dict[str, str]:
 
 def load_front_end(
     path: Path,
-) -> tuple[ThaiSpeechConfig, Any, dict[str, Tensor], ThaiSpeechProcessor]:
+) -> tuple[ThaiSpeechConfig, SpeechEncoder, dict[str, Tensor], ThaiSpeechProcessor]:
     """Configuration, encoder, projector weights and processor of a checkpoint, without its LLM."""
     read_base(path)
     config = ThaiSpeechConfig.from_pretrained(path)
     with damage_is_explained(path / FRONT_END):
         tensors = load_file(path / FRONT_END)
-    tower = AutoModel.from_config(config.audio_config)
-    tower.load_state_dict(_part(tensors, "audio_tower."))
+    tower = new_speech_encoder(config.audio_config, layer=config.audio_layer)
+    tower.model.load_state_dict(_part(tensors, TOWER))
+    if tower.mix is not None:
+        tower.mix.data.copy_(tensors[MIX])
     processor = new_processor(config, load_tokenizer(path))
     return config, tower, _part(tensors, "multi_modal_projector."), processor
 

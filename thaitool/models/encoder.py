@@ -1,7 +1,8 @@
-"""wav2vec 2.0 encoders: the one length arithmetic from samples to frames, new configurations, loading with checks.
+"""The one length arithmetic from samples to frames; wav2vec 2.0 configurations, and loading for pretraining.
 
-Does not train and does not know the LLM. Source: Baevski et al. 2020; XLS-R (Babu et al. 2021) uses the layer-norm
-extractor with stable layer norm, and so do encoders made here, because it makes padding inert.
+Does not train and does not know the LLM; `encoders` has all families as one interface. Source: Baevski et al. 2020;
+XLS-R (Babu et al. 2021) uses the layer-norm extractor with stable layer norm, and so do encoders made here, because it
+makes padding inert.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from transformers import (
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForPreTraining,
-    Wav2Vec2Model,
 )
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ
@@ -39,9 +39,24 @@ def frame_lengths(kernels: Sequence[int], strides: Sequence[int], samples: Lengt
     return samples.clamp_min(0) if isinstance(samples, torch.Tensor) else max(0, samples)
 
 
+def length_arithmetic(config: Any) -> tuple[list[int], list[int]]:
+    """Kernels and strides of unpadded convolutions that make as many frames of samples as the encoder does.
+
+    - wav2vec 2.0, HuBERT, WavLM: the convolutions themselves.
+    - wav2vec2-bert: filter bank frames of 25 ms every 10 ms (Kaldi's, none reaches over the end), then whole pairs.
+    - Whisper: mel frames are centred on every 160th sample, and a convolution with padding takes every second, so
+      that each begun 20 ms gives a frame; what 30 s of padding would add is not counted.
+    """
+    if config.model_type == "whisper":
+        return [1], [320]
+    if config.model_type == "wav2vec2-bert":
+        return [400, 2], [160, 2]
+    return list(config.conv_kernel), list(config.conv_stride)
+
+
 def output_lengths(config: Any, samples: Length) -> Length:
-    """Frames of a wav2vec 2.0 encoder for `samples` samples at 16 kHz. The only such arithmetic in the package."""
-    return frame_lengths(config.conv_kernel, config.conv_stride, samples)
+    """Frames of an encoder for `samples` samples at 16 kHz. The only such arithmetic in the package."""
+    return frame_lengths(*length_arithmetic(config), samples)
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
@@ -91,14 +106,26 @@ def new_config(
     )
 
 
+def normalises(config: Any) -> bool:
+    """Whether an encoder wants zero mean and unit variance audio, or audio at its own level (Whisper, wav2vec2-bert).
+
+    `do_normalize` is the key of `preprocessor_config.json`; loading copies it into the configuration where it says no.
+    """
+    own_level = config.model_type in {"whisper", "wav2vec2-bert"}
+    return bool(getattr(config, "do_normalize", not own_level))
+
+
 def feature_extractor(config: Any) -> Wav2Vec2FeatureExtractor:
-    """The matching feature extractor of transformers; layer-norm encoders need the mask (transformers #10117)."""
+    """The matching feature extractor of transformers, audio to audio: encoders that see log-mel compute it themselves.
+
+    Layer-norm encoders need the mask (transformers #10117).
+    """
     return Wav2Vec2FeatureExtractor(
         feature_size=1,
         sampling_rate=SAMPLE_RATE_HZ,
         padding_value=0.0,
-        do_normalize=True,
-        return_attention_mask=config.feat_extract_norm == "layer",
+        do_normalize=normalises(config),
+        return_attention_mask=getattr(config, "feat_extract_norm", "layer") == "layer",
     )
 
 
@@ -143,7 +170,7 @@ def _require_wav2vec2(path: Path) -> None:
         and json.loads(preprocessor.read_text("utf-8")).get("do_normalize") is False
     ):
         raise InputError(
-            f"{path} was trained on audio that is not normalised (do_normalize: false), but thaitool feeds zero mean"
+            f"{path} was trained on audio that is not normalised (do_normalize: false), but `pretrain` feeds zero mean"
             " and unit variance, as XLS-R expects. Choose another encoder."
         )
 
@@ -187,28 +214,9 @@ def load_pretraining(path: Path) -> Wav2Vec2ForPreTraining:
             f" heads, e.g. {missing[0]}. Fine-tuned checkpoints have none, and new ones would start at chance and"
             " undo the encoder; take the checkpoint from before fine-tuning."
         )
-    # False, as `load_encoder` leaves it, would make transformers ignore the masks of pretraining.
+    # False would make transformers ignore the masks of pretraining.
     model.config.apply_spec_augment = True
     model.config.mask_feature_prob = (
         0.0  # would come from numpy's global state, which no resume brings back
     )
-    return model
-
-
-def load_encoder(path: Path) -> Wav2Vec2Model:
-    """The encoder alone, from a pretraining or encoder directory.
-
-    Raises:
-        InputError: not a wav2vec 2.0 directory, or an encoder weight is missing.
-    """
-    _require_wav2vec2(path)
-    with damage_is_explained(path):
-        model, report = Wav2Vec2Model.from_pretrained(path, output_loading_info=True)
-    if report["missing_keys"]:
-        raise InputError(
-            f"{path} must hold all encoder weights, but lacks {len(report['missing_keys'])}, e.g."
-            f" {min(report['missing_keys'])}."
-        )
-    # transformers would mask in training mode, from numpy's global state.
-    model.config.apply_spec_augment = False
     return model

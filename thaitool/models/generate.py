@@ -29,7 +29,7 @@ def answer(
     Args:
         model: `ThaiSpeechForConditionalGeneration` in evaluation mode.
         processor: Its processor.
-        audio: Shape (B, N), 16 kHz, normalised, right-padded.
+        audio: Shape (B, N), 16 kHz, right-padded, normalised if `audio_tower.normalises`.
         audio_lengths: Shape (B,), in samples.
         instructions: One per clip.
         max_new_tokens: Length limit of an answer.

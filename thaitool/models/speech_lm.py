@@ -1,4 +1,4 @@
-"""The speech LLM in transformers form: wav2vec 2.0 encoder, projector, any causal LLM. Trains nothing itself.
+"""The speech LLM in transformers form: any speech encoder, projector, any causal LLM. Trains nothing itself.
 
 Module names follow transformers' audio models (`audio_tower`, `multi_modal_projector`, `language_model`). Audio
 embeddings replace placeholder tokens by `masked_scatter`; a count that differs is an error, never a shift.
@@ -6,13 +6,12 @@ embeddings replace placeholder tokens by `masked_scatter`; a count that differs 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.nn import functional
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     GenerationMixin,
     PreTrainedModel,
@@ -21,7 +20,8 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from thaitool.errors import InputError
-from thaitool.models.encoder import length_mask, output_lengths
+from thaitool.models.encoder import length_mask
+from thaitool.models.encoders.interface import SpeechEncoder, new_speech_encoder
 from thaitool.models.processor import IGNORED
 from thaitool.models.projector import Projector
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ThaiSpeechConfig(PreTrainedConfig):
-    """Configuration: the encoder's and the LLM's, nested, and the projector's two numbers."""
+    """Configuration: the encoder's and the LLM's, nested, which layer is heard, and the projector's two numbers."""
 
     model_type = "thaitool_speech"
     sub_configs_defaults = {  # noqa: RUF012 (the attribute that transformers reads)
@@ -40,6 +40,7 @@ class ThaiSpeechConfig(PreTrainedConfig):
 
     audio_config: dict[str, Any] | PreTrainedConfig | None = None
     text_config: dict[str, Any] | PreTrainedConfig | None = None
+    audio_layer: int | Literal["last", "mix"] = "last"
     audio_token_id: int = 0
     projector_factor: int = 2
     projector_hidden_size: int = 256
@@ -56,11 +57,18 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
 
     def __init__(
-        self, config: ThaiSpeechConfig, audio_tower: Any = None, language_model: Any = None
+        self,
+        config: ThaiSpeechConfig,
+        audio_tower: SpeechEncoder | None = None,
+        language_model: Any = None,
     ) -> None:
         super().__init__(config)
         audio, text = config.audio_config, config.text_config
-        self.audio_tower = audio_tower if audio_tower is not None else AutoModel.from_config(audio)
+        self.audio_tower = (
+            audio_tower
+            if audio_tower is not None
+            else new_speech_encoder(audio, layer=config.audio_layer)
+        )
         self.language_model = (
             language_model if language_model is not None else AutoModelForCausalLM.from_config(text)
         )
@@ -92,31 +100,38 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def encode(self, input_values: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder frames (B, I, D_audio) of audio (B, N), and their true counts (B,)."""
-        mask = length_mask(input_lengths, input_values.shape[1]).long()
-        frames = self.audio_tower(input_values, attention_mask=mask).last_hidden_state
-        return frames, output_lengths(self.config.audio_config, input_lengths)
+        found: tuple[Tensor, Tensor] = self.audio_tower(input_values, input_lengths)
+        return found
 
     def get_audio_features(
         self, input_values: Tensor, input_lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         """LLM input embeddings (B, I, D) of audio (B, N), and their true counts (B,)."""
-        frames, lengths = self.encode(input_values, input_lengths)
-        return self.multi_modal_projector(frames), self.multi_modal_projector.output_lengths(
-            lengths
-        )
+        return self._projected(*self.encode(input_values, input_lengths))
+
+    def _projected(self, frames: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        projector = self.multi_modal_projector
+        return projector(frames), projector.output_lengths(counts)
 
     def embed(
-        self, input_ids: Tensor, input_values: Tensor | None, input_lengths: Tensor | None
+        self,
+        input_ids: Tensor,
+        input_values: Tensor | None,
+        input_lengths: Tensor | None,
+        audio_frames: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Token embeddings (B, J, D) with audio in place of the placeholders.
+        """Token embeddings (B, J, D) with audio, or its encoder frames and counts, in place of the placeholders.
 
         Raises:
             InputError: the placeholders of the text and the embeddings of the audio differ in number.
         """
         embeds = self.get_input_embeddings()(input_ids)
-        if input_values is None or input_lengths is None:
+        if audio_frames is not None:
+            features, lengths = self._projected(*audio_frames)
+        elif input_values is not None and input_lengths is not None:
+            features, lengths = self.get_audio_features(input_values, input_lengths)
+        else:
             return embeds  # type: ignore[no-any-return]
-        features, lengths = self.get_audio_features(input_values, input_lengths)
         slots = input_ids == self.config.audio_token_id
         if not torch.equal(slots.sum(1), lengths.to(slots.device)):
             raise InputError(
@@ -135,6 +150,7 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         num_items_in_batch: int | None = None,
+        audio_frames: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """One pass.
@@ -146,11 +162,12 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels: Shape (B, J), -100 where unsupervised. With labels, logits are computed for supervised positions
                 only (a 151k vocabulary in fp32 decides the batch size otherwise), and `logits` is None.
             num_items_in_batch: Divides the summed loss; default is the number of supervised tokens given.
+            audio_frames: What `encode` would give, (B, I, D) and (B,), instead of the audio.
         """
         if inputs_embeds is None:
             if input_ids is None:
                 raise InputError("The model needs input_ids or inputs_embeds, but got neither.")
-            inputs_embeds = self.embed(input_ids, input_values, input_lengths)
+            inputs_embeds = self.embed(input_ids, input_values, input_lengths, audio_frames)
         if labels is None:
             out: CausalLMOutputWithPast = self.language_model(
                 inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs

@@ -160,7 +160,7 @@ def _transformer(
     kept: Sequence[bool],
 ) -> Tensor:
     stable = encoder.config.do_stable_layer_norm
-    attention = _attention_mask(encoder.config, hidden, valid)
+    attention = attention_mask(encoder.config, hidden, valid)
     hidden = hidden + encoder.pos_conv_embed(hidden)
     if not stable:
         hidden = encoder.layer_norm(hidden)
@@ -172,14 +172,14 @@ def _transformer(
             # Its weights are gathered from all processes; one that skipped would leave the others waiting.
             hidden = torch.lerp(hidden, run(layer, hidden, attention), 0.0)
         else:
-            trained = [p for p in layer.parameters() if p.requires_grad]
-            hidden = _Unused.apply(hidden, *trained)  # type: ignore[no-untyped-call]
+            hidden = skipped(layer, hidden)
     if stable:
         hidden = encoder.layer_norm(hidden)
     return hidden
 
 
-def _attention_mask(config: Any, hidden: Tensor, valid: Tensor | None) -> Tensor | None:
+def attention_mask(config: Any, hidden: Tensor, valid: Tensor | None) -> Tensor | None:
+    """The mask that transformers' layers take, from valid frames (B, I); of any family."""
     if valid is None:
         return None
     if config._attn_implementation == "sdpa":  # noqa: SLF001
@@ -190,6 +190,13 @@ def _attention_mask(config: Any, hidden: Tensor, valid: Tensor | None) -> Tensor
         config=config, inputs_embeds=hidden, attention_mask=valid
     )
     return made
+
+
+def skipped(layer: Any, hidden: Tensor) -> Tensor:
+    """`hidden` as it is; the layer's weights get a gradient of zero, for which DDP would otherwise wait."""
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    unchanged: Tensor = _Unused.apply(hidden, *trained)  # type: ignore[no-untyped-call]
+    return unchanged
 
 
 def draw_layers(options: Options, layers: int, generator: torch.Generator) -> list[bool]:

@@ -62,6 +62,7 @@ def to_html(report: Report) -> str:
         "failures": ("Without an answer", report.failures),
         "curves": ("Curves", report.curves),
         "monitors": ("Monitors", report.tasks),
+        "gates": ("Gates", report.instruments),
     }
     return (
         environment()
@@ -92,6 +93,8 @@ def to_html(report: Report) -> str:
             rate=shown.rate,
             interval=shown.interval,
             counts=shown.counts,
+            difference_cells=shown.difference_cells,
+            gate_rows=shown.gate_rows,
         )
     )
 

@@ -99,8 +99,9 @@ def references(manifest: Manifest) -> list[Reference]:
                     f"Row {item!r} must have a label to be scored against (or a text, for a transcription), but has"
                     " none. Choose another task, or data with labels."
                 )
+            own = source is None or source == item  # then one object, not two of a million
             found.append(
-                Reference(item, task or "asr", right, source or item, speaker or "unknown")
+                Reference(item, task or "asr", right, item if own else source, speaker or "unknown")
             )
     pa.default_memory_pool().release_unused()  # of a million rows, 70 MB that Arrow would keep
     return found

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from thaitool.errors import InputError
+from thaitool.metrics.compare import Comparison
+from thaitool.metrics.gate import GateRow
+from thaitool.metrics.paired import TaskComparison
 from thaitool.metrics.tasks import TaskScores
 from thaitool.records import Score
 from thaitool.reports.report import (
     Confusion,
     Example,
+    Instrument,
     Report,
     Scalar,
     Slice,
@@ -32,7 +36,9 @@ def to_json(report: Report) -> str:
     versions {name: version}, settings and accounting {name: scalar or {name: scalar}},
     notes [text], tasks and shuffled [{task, count, scores, monitors}], where a score is {name,
     value, low, high, numerator, denominator, note} (value null when denominator is 0; low and high
-    null without an interval), slices [{field, value, tasks}], sources [{name, failed, tasks}],
+    null without an interval), slices [{field, value, tasks}], sources [{name, failed, tasks, against}],
+    where against is [{task, comparisons}] of the fields of `metrics.compare.Comparison`, instruments
+    [{score, by, gate}] with the fields of `metrics.gate.GateRow`,
     confusion {names, counts} or null (counts[gold][answered], the last column outside the set),
     intents [name], failures [{id, task, reason}], examples [{id, task, reference, hypothesis, error, kind}],
     curves {name: [[update, value or null]]}. Numbers that are not finite are null.
@@ -56,26 +62,17 @@ def to_json(report: Report) -> str:
             {"field": s.field, "value": s.value, "tasks": [_task_value(task) for task in s.tasks]}
             for s in report.slices
         ],
-        "sources": [
-            {"name": s.name, "failed": s.failed, "tasks": [_task_value(task) for task in s.tasks]}
-            for s in report.sources
+        "sources": [_source_value(source) for source in report.sources],
+        "instruments": [
+            {"score": i.score, "by": i.by, "gate": [_plain(asdict(row)) for row in i.gate]}
+            for i in report.instruments
         ],
         "confusion": None if report.confusion is None else asdict(report.confusion),
         "intents": list(report.intents),
         "failures": [
             {"id": item, "task": task, "reason": reason} for item, task, reason in report.failures
         ],
-        "examples": [
-            {
-                "id": example.id,
-                "task": example.task,
-                "reference": example.reference,
-                "hypothesis": example.hypothesis,
-                "error": _finite(example.error),
-                "kind": example.kind,
-            }
-            for example in report.examples
-        ],
+        "examples": [_example_value(example) for example in report.examples],
         "curves": {
             name: [[update, _finite(number)] for update, number in points]
             for name, points in report.curves.items()
@@ -117,6 +114,29 @@ def _plain(table: Table) -> dict[str, Any]:
     return {
         name: {k: cell(v) for k, v in value.items()} if isinstance(value, Mapping) else cell(value)
         for name, value in table.items()
+    }
+
+
+def _source_value(source: Source) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "failed": source.failed,
+        "tasks": [_task_value(task) for task in source.tasks],
+        "against": [
+            {"task": t.task, "comparisons": [asdict(c) for c in t.comparisons]}
+            for t in source.against
+        ],
+    }
+
+
+def _example_value(example: Example) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "task": example.task,
+        "reference": example.reference,
+        "hypothesis": example.hypothesis,
+        "error": _finite(example.error),
+        "kind": example.kind,
     }
 
 
@@ -171,7 +191,8 @@ def _from_value(value: Mapping[str, Any]) -> Report:
         },
         notes=tuple(value["notes"]),
         slices=tuple(Slice(s["field"], s["value"], _tasks_from(s)) for s in value["slices"]),
-        sources=tuple(Source(s["name"], _tasks_from(s), s["failed"]) for s in value["sources"]),
+        sources=tuple(_source_from(s) for s in value["sources"]),
+        instruments=tuple(_instrument_from(i) for i in value["instruments"]),
         confusion=_confusion_from(value["confusion"]),
         intents=tuple(value["intents"]),
         failures=tuple((f["id"], f["task"], f["reason"]) for f in value["failures"]),
@@ -180,6 +201,25 @@ def _from_value(value: Mapping[str, Any]) -> Report:
 
 def _tasks_from(value: Mapping[str, Any]) -> tuple[TaskScores, ...]:
     return tuple(_task_from(task) for task in value["tasks"])
+
+
+def _source_from(value: Mapping[str, Any]) -> Source:
+    against = tuple(
+        TaskComparison(t["task"], tuple(Comparison(**c) for c in t["comparisons"]))
+        for t in value["against"]
+    )
+    return Source(value["name"], _tasks_from(value), value["failed"], against)
+
+
+def _instrument_from(value: Mapping[str, Any]) -> Instrument:
+    def number(row: Mapping[str, Any], name: str) -> float:
+        return math.nan if row[name] is None else float(row[name])
+
+    gate = tuple(
+        GateRow(r["kind"], number(r, "value"), number(r, "place"), r["passed"], r["wanted"])
+        for r in value["gate"]
+    )
+    return Instrument(value["score"], value["by"], gate)
 
 
 def _confusion_from(value: Mapping[str, Any] | None) -> Confusion | None:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 
 from thaitool.errors import EnvironmentProblem, InputError
 from thaitool.files import disk_full_is_explained
+from thaitool.metrics.gate import failures_of
 from thaitool.metrics.judge import (
     LEAST_COVERAGE,
     Rephrasing,
     Vote,
     judge,
+    judge_gate,
     prompt_sha256,
     server_judge,
 )
+from thaitool.reports.report import Instrument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +37,7 @@ class Judged:
     tasks: tuple[TaskScores, ...]
     judgement: Judgement | None
     notes: tuple[str, ...] = ()
+    instruments: tuple[Instrument, ...] = ()
 
 
 def judge_tasks(
@@ -45,7 +49,9 @@ def judge_tasks(
     draws: int,
     seed: int,
 ) -> Judged:
-    """Asks for votes on the answers of `sr`; those that the judge's file in `out` has are not asked for again.
+    """Examines the judge, and asks for its votes on the answers of `sr` if it passes.
+
+    What the judge's file in `out` has is not asked for again.
 
     Raises:
         InputError: that file is damaged.
@@ -56,19 +62,31 @@ def judge_tasks(
     # One file for each judge and prompt; `out` is that of one set of answers, as eval claims it for them.
     judge_id = hashlib.sha256(f"{endpoint.model}\n{prompt_sha256()}".encode()).hexdigest()
     file = out / f"votes-{judge_id[:8]}.jsonl"
+    known, ask = _votes(file), server_judge(endpoint)
+    gate, problem = judge_gate(ask, known=known, on_vote=lambda vote: _append(file, vote))
+    failures = failures_of(gate)
     result = judge(
         [Rephrasing(i.id, spoken.get(i.id, ""), i.reference, i.hypothesis) for i in found.items],
-        server_judge(endpoint),
-        known=_votes(file),
+        ask,
+        known=known,
         on_vote=lambda vote: _append(file, vote),
+        refusal=f"It failed its gate and was not asked ({failures}). {problem}".strip()
+        if failures
+        else "",
         clusters=found.clusters,
         draws=draws,
         seed=seed,
     )
     # Behind the proxies, so that the first score of the task does not depend on whether a server was there.
-    scored = replace(found, scores=(*found.scores, *result.scores))
+    scored = replace(
+        found, scores=(*found.scores, *result.scores), columns=(*found.columns, result.column)
+    )
+    by = f"judge {', '.join(result.models) or endpoint.model or '(unnamed)'}, prompt sha256 {result.prompt_sha256[:12]}"
     return Judged(
-        tuple(scored if task is found else task for task in tasks), result, _notes(result)
+        tuple(scored if task is found else task for task in tasks),
+        result,
+        _notes(result, by, failures),
+        (Instrument("sr_score", by, gate),),
     )
 
 
@@ -78,23 +96,23 @@ def require_coverage(judgement: Judgement | None) -> None:
         coverage = next(s.value for s in judgement.scores if s.name == "sr_judge_coverage")
         raise EnvironmentProblem(
             f"The judge graded {coverage or 0:.1%} of the rephrasings, under {LEAST_COVERAGE:.0%}; sr_score does not"
-            f" stand for the test set. {judgement.problem} The report is written; run the same command again to ask for"
-            " the missing votes only."
+            f" stand for the test set. {judgement.problem} The report is written; the same command asks for the missing"
+            " votes only, once the judge answers, or with another judge."
         )
 
 
-def _notes(result: Judgement) -> tuple[str, ...]:
-    notes = [
-        f"sr_score: judge {', '.join(result.models) or '(unnamed)'}, prompt sha256 {result.prompt_sha256[:12]}."
-    ]
+def _notes(result: Judgement, by: str, failures: str) -> tuple[str, ...]:
+    notes = [f"sr_score: {by}."]
+    if failures:
+        notes.append(f"The judge failed its gate and was not asked: {failures}.")
+    elif not result.trusted:
+        notes.append(
+            "The judge was wrong about answers of known worth (canaries): do not use its scores."
+        )
     if not result.enough:
         notes.append(
             f"The judge graded fewer than {LEAST_COVERAGE:.0%} of the answers: sr_score does not stand for the test"
             " set."
-        )
-    if not result.trusted:
-        notes.append(
-            "The judge was wrong about answers of known worth (canaries): do not use its scores."
         )
     return tuple(notes)
 

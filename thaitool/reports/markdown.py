@@ -10,7 +10,9 @@ from thaitool.reports.report import (
     Report,
     Row,
     counts,
+    difference_cells,
     flat,
+    gate_rows,
     interval,
     monitor_rows,
     rate,
@@ -31,6 +33,7 @@ def to_markdown(report: Report) -> str:
     parts += _slices(report)
     if report.tasks:
         parts += ["## Monitors", _scores(monitor_rows(report))]
+    parts += _gates(report)
     for heading, rows in (
         ("Accounting", flat(report.accounting)),
         ("Settings", flat(report.settings)),
@@ -59,6 +62,15 @@ def _slices(report: Report) -> list[str]:
         header = (field, "items", "value", "95 %", "counts", "note")
         parts += [f"## {escape(task)}: {heads[0][2].name} by {escape(field)}"]
         parts += [markdown_table(header, rows)]
+    return parts
+
+
+def _gates(report: Report) -> list[str]:
+    parts = []
+    for instrument in report.instruments:
+        header = ("answers", "value", "place", "wanted", "passed")
+        parts += [f"## Gate of {instrument.score}: {escape(instrument.by)}"]
+        parts += [markdown_table(header, gate_rows(instrument))]
     return parts
 
 
@@ -93,6 +105,7 @@ def _scores(rows: Iterable[Row], *, with_system: bool = False) -> str:
     header = ["task", "score", "value", "95 %", "counts", "shuffled audio", "95 %", "note"]
     if with_system:
         header.insert(2, "system")
+        header[-1:-1] = ["minus this, points", "verdict"]
     lines = []
     for row in rows:
         cells = [
@@ -107,6 +120,7 @@ def _scores(rows: Iterable[Row], *, with_system: bool = False) -> str:
         ]
         if with_system:
             cells.insert(2, row.system or "this")
+            cells[-1:-1] = difference_cells(row)
         lines.append(cells)
     return markdown_table(header, lines)
 

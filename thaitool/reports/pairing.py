@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from thaitool.errors import InputError
 from thaitool.metrics.compare import ALPHA
-from thaitool.metrics.tasks import compare_tasks
-from thaitool.reports.report import percent
+from thaitool.metrics.paired import compare_tasks
+from thaitool.reports.report import MARKS, percent
 from thaitool.reports.stored import StoredReport, rescore
 from thaitool.reports.view import (
     Difference,
@@ -25,7 +25,8 @@ from thaitool.text.normalize import NORMALIZER, normalizer_sha256
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from thaitool.metrics.tasks import ClusterBy, TaskComparison, TaskScores
+    from thaitool.metrics.paired import TaskComparison
+    from thaitool.metrics.tasks import ClusterBy, TaskScores
 
 #: Items per task and direction that the page shows.
 EXAMPLES = 3
@@ -53,8 +54,11 @@ def pair_view(
         )
     # A label outside one set but inside the other is an intent all the same.
     intents = tuple(sorted({*a.report.intents, *b.report.intents}))
+    marks, mark_notes = _shared_marks(a, b)
     scored = [
-        rescore(r, common, draws=draws, seed=seed, cluster_by=cluster_by, intents=intents)
+        rescore(
+            r, common, draws=draws, seed=seed, cluster_by=cluster_by, intents=intents, marks=marks
+        )
         for r in (a, b)
     ]
     found = compare_tasks(scored[0], scored[1], draws=draws, seed=seed)
@@ -63,7 +67,7 @@ def pair_view(
         Difference(f"{task.task}: {c.name}", c.difference, c.low, c.high)
         for task in found
         for c in task.comparisons
-        if c.difference is not None
+        if c.difference is not None and c.name not in MARKS  # marks have another scale
     )
     return View(
         "pair",
@@ -71,7 +75,7 @@ def pair_view(
         created,
         _tables(found, names),
         _data(a, b, names, found, seed, draws, cluster_by),
-        notes=_notes(a, b, common, found, draws, cluster_by),
+        notes=(*_notes(a, b, common, found, draws, cluster_by), *mark_notes),
         plot_heading=f"{names[1]} minus {names[0]}, in percentage points, 95 % intervals",
         differences=differences,
         examples=_examples(scored[0], scored[1], names),
@@ -90,10 +94,10 @@ def _tables(found: Sequence[TaskComparison], names: tuple[str, str]) -> tuple[Vi
         (
             task,
             c.name,
-            percent(c.a),
-            percent(c.b),
-            points(c.difference),
-            points_interval(c.low, c.high),
+            _rate(c.name, c.a),
+            _rate(c.name, c.b),
+            points(c.difference, c.name),
+            points_interval(c.low, c.high, c.name),
             c.verdict,
         )
         for task, c in shown
@@ -117,6 +121,28 @@ def _tables(found: Sequence[TaskComparison], names: tuple[str, str]) -> tuple[Vi
         ViewTable(f"A {names[0]}, B {names[1]}: B minus A", first, rows_of(differences), left=2),
         ViewTable("How sure that is", second, rows_of(sureness), left=2),
     )
+
+
+def _rate(name: str, value: float | None) -> str:
+    return f"{value:.2f}" if name in MARKS and value is not None else percent(value)
+
+
+def _shared_marks(
+    a: StoredReport, b: StoredReport
+) -> tuple[dict[str, set[tuple[str, str]]], tuple[str, ...]]:
+    """The items to which the same judge or embedder gave marks in both reports, by score, and notes on the others."""
+    by = [{i.score: i.by for i in r.report.instruments} for r in (a, b)]
+    shared: dict[str, set[tuple[str, str]]] = {}
+    notes = []
+    for name in sorted(a.items.marks.keys() & b.items.marks.keys()):
+        one, other = by[0].get(name), by[1].get(name)
+        if one is None or one != other:
+            notes.append(
+                f"{name} is not compared: it is by {one} in {a.name} and by {other} in {b.name}."
+            )
+            continue
+        shared[name] = a.items.marks[name].keys() & b.items.marks[name].keys()
+    return shared, tuple(notes)
 
 
 def _data(

@@ -1,16 +1,18 @@
 """per_item.jsonl: every item of a report with what the intervals resample, so that scores can be made again from it.
 
 A line has id, task, reference, hypothesis, error, source_id and speaker, and `spoken` (the transcript) where there was
-something to rephrase. Scores nothing.
+something to rephrase; `marks` has what a judge or an embedder gave. Scores nothing.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from thaitool.errors import InputError
 from thaitool.records import Prediction, Reference
+from thaitool.reports.report import BY_INSTRUMENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +27,7 @@ def lines(report: Report) -> Iterator[str]:
     """The file, line by line. Without `report.references` an item is its own source, of an unknown speaker."""
     for task in report.tasks:
         known = [r for r in report.references if r.task == task.task]
+        marks = [column for column in task.columns if column.name in BY_INSTRUMENT]
         for k, item in enumerate(task.items):
             source, speaker = (
                 (known[k].source_id, known[k].speaker) if known else (item.id, "unknown")
@@ -33,7 +36,7 @@ def lines(report: Report) -> Iterator[str]:
                 raise ValueError(
                     f"Item {k} of {task.task} must be {known[k].id!r}, but is {item.id!r}."
                 )
-            row = {
+            row: dict[str, Any] = {
                 "id": item.id,
                 "task": item.task,
                 "reference": item.reference,
@@ -44,37 +47,51 @@ def lines(report: Report) -> Iterator[str]:
             }
             if item.task == "sr" and item.id in report.spoken:
                 row["spoken"] = report.spoken[item.id]
+            given = {c.name: float(c.numerators[k]) for c in marks if c.denominators[k]}
+            if given:
+                row["marks"] = given
             yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def read_items(path: Path) -> tuple[list[Reference], list[Prediction], dict[str, str]]:
-    """References and predictions as they were scored, and transcripts by id.
+@dataclass(frozen=True)
+class Items:
+    """What per_item.jsonl holds."""
+
+    references: list[Reference]
+    predictions: list[Prediction]
+    spoken: dict[str, str]
+    marks: dict[str, dict[tuple[str, str], float]]
+    """By score and (id, task)."""
+
+
+def read_items(path: Path) -> Items:
+    """References and predictions as they were scored, transcripts by id, and marks.
 
     Raises:
         InputError: there is no such file, or a line lacks a field.
     """
-    references: list[Reference] = []
-    predictions: list[Prediction] = []
-    spoken: dict[str, str] = {}
+    found = Items([], [], {}, {})
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             for line in file:
                 row = json.loads(line)
                 item, task = row["id"], row["task"]
-                references.append(
+                found.references.append(
                     Reference(item, task, row["reference"], row["source_id"], row["speaker"])
                 )
-                predictions.append(Prediction(item, task, row["hypothesis"]))
+                found.predictions.append(Prediction(item, task, row["hypothesis"]))
                 if "spoken" in row:
-                    spoken[item] = row["spoken"]
+                    found.spoken[item] = row["spoken"]
+                for name, value in row.get("marks", {}).items():
+                    found.marks.setdefault(name, {})[item, task] = float(value)
     except OSError as error:
         raise InputError(
             f"{path} must hold the items of a report, but cannot be read: {error.strerror or error}. Run"
             " `thaitool eval` again to write it."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}:{len(references) + 1} must be an item of a report, but is not: {type(error).__name__} {error}."
-            " Run `thaitool eval` again to write it."
+            f"{path}:{len(found.references) + 1} must be an item of a report, but is not: {type(error).__name__}"
+            f" {error}. Run `thaitool eval` again to write it."
         ) from error
-    return references, predictions, spoken
+    return found

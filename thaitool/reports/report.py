@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from thaitool.metrics.compare import Comparison
+from thaitool.metrics.gate import GateRow
+from thaitool.metrics.paired import TaskComparison
 from thaitool.metrics.tasks import ItemScore, TaskScores
 from thaitool.records import Reference, Score
 
@@ -16,6 +20,8 @@ Table = Mapping[str, "Scalar | Mapping[str, Scalar]"]
 
 #: Scores that are marks from 1 to 5, not rates.
 MARKS = frozenset({"sr_score"})
+#: Scores that a judge or an embedder gave item by item: they cannot be made again from the texts alone.
+BY_INSTRUMENT = frozenset({"sr_score", "embedding_similarity"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +49,29 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Instrument:
+    """A judge or an embedder behind a score, and how it passed its gate (`thaitool.metrics.gate`)."""
+
+    score: str
+    by: str
+    """Which one: scores of two instruments are not compared."""
+    gate: tuple[GateRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it told every kind of answer apart."""
+        return all(row.passed for row in self.gate)
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Other answers to the same items (a teacher, another system, a vote) and their scores."""
 
     name: str
     tasks: tuple[TaskScores, ...]
     failed: int = 0
+    against: tuple[TaskComparison, ...] = ()
+    """This source minus the system of the report, on the items that both answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +91,8 @@ class Report:
     they are as good as `tasks`, the audio was not used. `curves` are (update, value) by name; a
     value that is not finite breaks the line and is null in JSON. `sources` were scored on the same
     references, so that they show what the labels and the task allow. `intents` are all names of the
-    closed set. `failures` are (id, task, reason) of items without an answer; no score counts them.
+    closed set. `instruments` are behind the scores that need one. `failures` are (id, task, reason)
+    of items without an answer; no score counts them.
     `references` are those behind `tasks`, and `spoken` the transcripts of what was to be rephrased, by
     id: for per_item.jsonl.
     """
@@ -91,6 +115,7 @@ class Report:
     sources: tuple[Source, ...] = ()
     confusion: Confusion | None = None
     intents: tuple[str, ...] = ()
+    instruments: tuple[Instrument, ...] = ()
     failures: tuple[tuple[str, str, str], ...] = ()
     references: Sequence[Reference] = field(default=(), repr=False)
     spoken: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -177,22 +202,67 @@ class Row:
     shuffled: Score | None
     system: str = ""
     """Name of the source; empty for the system that the report is about."""
+    against: Comparison | None = None
+    """The source minus that system."""
 
 
 def score_rows(report: Report) -> list[Row]:
     """Scores of all tasks beside those on shuffled audio, matched by task and name; the same score of every source
-    follows."""
+    follows, with its difference."""
+    differences = {
+        (source.name, task.task, found.name): found
+        for source in report.sources
+        for task in source.against
+        for found in task.comparisons
+    }
     rows: list[Row] = []
     for row in _rows(report, "scores"):
         rows.append(row)
+        key = (row.task, row.score.name)
         rows += [
-            Row(task.task, task.count, score, None, source.name)
+            Row(
+                task.task,
+                task.count,
+                score,
+                None,
+                source.name,
+                differences.get((source.name, *key)),
+            )
             for source in report.sources
             for task in source.tasks
             for score in task.scores
-            if (task.task, score.name) == (row.task, row.score.name)
+            if (task.task, score.name) == key
         ]
     return rows
+
+
+def difference_cells(row: Row) -> tuple[str, str]:
+    """What a source is worth beside the system of the report, with interval, and the verdict; empty for that system.
+
+    In percentage points, or in marks.
+    """
+    found = row.against
+    if found is None:
+        return "", ""
+    if found.difference is None:
+        return "-", found.verdict
+    factor = 1 if found.name in MARKS else 100
+    text = f"{factor * found.difference:+.2f}"
+    if found.low is not None and found.high is not None:
+        text += f" ({factor * found.low:+.2f} to {factor * found.high:+.2f})"
+    return text, found.verdict
+
+
+def gate_rows(instrument: Instrument) -> list[tuple[str, str, str, str, str]]:
+    """Kind, value, place, what was wanted, and whether it passed, as people read them."""
+    return [
+        (r.kind, _decimal(r.value), _decimal(r.place), r.wanted, "yes" if r.passed else "no")
+        for r in instrument.gate
+    ]
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.3f}" if math.isfinite(number) else "-"
 
 
 def monitor_rows(report: Report) -> list[Row]:

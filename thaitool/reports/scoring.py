@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from thaitool.data.manifest import Manifest
+from thaitool.data.manifest import Manifest, append_quarantine, check_share
 from thaitool.errors import InputError
 from thaitool.metrics.intents import intent_outcomes
 from thaitool.metrics.tasks import TaskScores, score_tasks, slice_scores
+from thaitool.records import Rejected
 from thaitool.reports.items import confusion, rows_of_task, slices
 from thaitool.reports.predictions import Answers, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from thaitool.metrics.tasks import ClusterBy
-    from thaitool.records import Prediction, Reference, Rejected
+    from thaitool.records import Prediction, Reference
     from thaitool.reports.report import Confusion, Slice, Table
 
 _SHOWN = 3
@@ -72,6 +74,7 @@ def score_answers(
     seed: int,
     may_lack_tasks: bool = False,
     may_have_more: bool = False,
+    consume: bool = False,
 ) -> Scored:
     """Scores of the items that have an answer. A failure takes its item out of every score.
 
@@ -81,30 +84,26 @@ def score_answers(
         draws, seed: Of the intervals.
         may_lack_tasks: Whether tasks that the answers do not mention at all are left out.
         may_have_more: Whether answers to other items are passed over; otherwise they are an error.
+        consume: Whether the list of predictions is emptied: their texts are in the result, the rest is memory.
 
     Raises:
         InputError: no answer is about these items; or an id is missing, unknown or there twice; or every item failed.
     """
-    asked = {(r.id, r.task) for r in test.references}
+    asked = _ids_by_task(test.references)
     _require_overlap(test, answers, asked)
-    failures = {(f.id, f.task): f for f in answers.failures if (f.id, f.task) in asked}
+    failures = {(f.id, f.task): f for f in answers.failures if f.id in asked.get(f.task, ())}
     predictions = answers.predictions
     if may_have_more:
-        predictions = [p for p in predictions if (p.id, p.task) in asked]
+        predictions = [p for p in predictions if p.id in asked.get(p.task, ())]
     _require_one_outcome(failures, answers, predictions)
-    told = {p.task for p in predictions} | {task for _, task in failures}
-    kept = [
-        k
-        for k, r in enumerate(test.references)
-        if (r.id, r.task) not in failures and (not may_lack_tasks or r.task in told)
-    ]
-    if not kept:
-        raise InputError(
-            f"None of the {len(failures)} items asked has an answer; the first failed with:"
-            f" {next(iter(failures.values())).reason}. There is nothing to score."
-        )
-    scored = [test.references[k] for k in kept] if len(kept) < len(asked) else test.references
+    is_kept = _answered(test, failures, predictions, may_lack_tasks=may_lack_tasks)
     asked.clear()  # before the scores, which take as much memory again
+    scored = test.references
+    if not is_kept.all():
+        scored = [r for r, kept in zip(scored, is_kept.tolist(), strict=True) if kept]
+    seconds = sum(p.seconds for p in predictions)
+    if consume and predictions is not answers.predictions:
+        answers.predictions.clear()
     tasks = score_tasks(
         scored,
         predictions,
@@ -114,9 +113,42 @@ def score_answers(
         cluster_by=test.cluster_by,
         seed=seed,
         draws=draws,
+        consume=consume,
     )
-    seconds = sum(p.seconds for p in predictions)
-    return Scored(tasks, np.asarray(kept, np.int64), tuple(failures.values()), seconds)
+    return Scored(tasks, np.flatnonzero(is_kept), tuple(failures.values()), seconds)
+
+
+def _answered(
+    test: TestSet,
+    failures: Mapping[tuple[str, str], Failure],
+    predictions: Sequence[Prediction],
+    *,
+    may_lack_tasks: bool,
+) -> NDArray[np.bool_]:
+    """Which items are scored, shape (len(test.references),)."""
+    told = {p.task for p in predictions} | {task for _, task in failures}
+    is_kept = np.fromiter(
+        (
+            (r.id, r.task) not in failures and (not may_lack_tasks or r.task in told)
+            for r in test.references
+        ),
+        bool,
+        len(test.references),
+    )
+    if not is_kept.any():
+        raise InputError(
+            f"None of the {len(failures)} items asked has an answer; the first failed with:"
+            f" {next(iter(failures.values())).reason}. There is nothing to score."
+        )
+    return is_kept
+
+
+def _ids_by_task(references: Sequence[Reference]) -> dict[str, set[str]]:
+    # Not a set of pairs: of a million, the pairs alone are 70 MB.
+    return {
+        task: {r.id for r in references if r.task == task}
+        for task in dict.fromkeys(r.task for r in references)
+    }
 
 
 def score_slices(
@@ -165,6 +197,24 @@ def accounting(items: Manifest, scored: Scored, set_aside: Sequence[Rejected]) -
     }
 
 
+def quarantine_failures(
+    test: TestSet, failures: Sequence[Failure], out: Path, max_share: float
+) -> None:
+    """Every item without an answer into quarantine.jsonl of `out`.
+
+    Raises:
+        QuarantineError: they are more than `max_share` of all items.
+    """
+    failed = {(f.id, f.task): f.reason for f in failures}
+    rejected = []
+    for k, r in enumerate(test.references if failed else ()):
+        if (r.id, r.task) in failed:
+            reason, _, detail = failed[r.id, r.task].partition(": ")
+            rejected.append(Rejected(str(test.items[k].audio), reason, detail or reason))
+    append_quarantine(out / "quarantine.jsonl", rejected)
+    check_share(rejected, len(test.references), max_share)
+
+
 def notes(items: Manifest, failures: Sequence[Failure], asked: int) -> tuple[str, ...]:
     """What must be read with the scores."""
     found = [] if pc.all(items.column("trainable")).as_py() else [SYNTHETIC]
@@ -187,14 +237,14 @@ def spoken_texts(test: TestSet, references: Sequence[Reference]) -> dict[str, st
     return {item: text or "" for item, text in zip(ids, texts, strict=True)}
 
 
-def _require_overlap(test: TestSet, answers: Answers, asked: set[tuple[str, str]]) -> None:
-    if any((p.id, p.task) in asked for p in answers.predictions):
+def _require_overlap(test: TestSet, answers: Answers, asked: Mapping[str, set[str]]) -> None:
+    if any(p.id in asked.get(p.task, ()) for p in answers.predictions):
         return
-    if any((f.id, f.task) in asked for f in answers.failures):
+    if any(f.id in asked.get(f.task, ()) for f in answers.failures):
         return
     given = [(p.id, p.task) for p in answers.predictions]
     given += [(f.id, f.task) for f in answers.failures]
-    ids = {item for item, _ in asked}
+    ids = set().union(*asked.values())
     same_id = sorted({task for item, task in given if item in ids})
     hint = (
         f" Their ids are right, but their tasks are {', '.join(same_id)}."
@@ -205,8 +255,8 @@ def _require_overlap(test: TestSet, answers: Answers, asked: set[tuple[str, str]
         else ""
     )
     raise InputError(
-        f"None of the {len(given)} predictions is about {test.name} ({len(asked)} items).{hint} Were they made for"
-        " another split or data set? Choose it with --split and --data."
+        f"None of the {len(given)} predictions is about {test.name} ({len(test.references)} items).{hint} Were they"
+        " made for another split or data set? Choose it with --split and --data."
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thaitool.errors import InputError
+from thaitool.metrics.sums import item_sums
 from thaitool.metrics.tasks import score_tasks
 from thaitool.reports.json_form import read_report
-from thaitool.reports.per_item import PER_ITEM, read_items
+from thaitool.reports.per_item import PER_ITEM, Items, read_items
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from thaitool.metrics.tasks import ClusterBy, TaskScores
     from thaitool.records import Prediction, Reference
     from thaitool.reports.report import Report
@@ -23,9 +26,17 @@ class StoredReport:
 
     name: str
     report: Report
-    references: list[Reference]
-    predictions: list[Prediction]
-    spoken: dict[str, str]
+    items: Items
+
+    @property
+    def references(self) -> list[Reference]:
+        """What was right."""
+        return self.items.references
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """What was answered."""
+        return self.items.predictions
 
     def keys(self) -> set[tuple[str, str]]:
         """(id, task) of every item."""
@@ -50,7 +61,7 @@ def load_stored(text: str) -> StoredReport:
     """
     name, folder = _named(text)
     report = read_report(folder / "report.json")
-    return StoredReport(name, report, *read_items(folder / PER_ITEM))
+    return StoredReport(name, report, read_items(folder / PER_ITEM))
 
 
 def rescore(
@@ -61,17 +72,39 @@ def rescore(
     seed: int,
     cluster_by: ClusterBy,
     intents: tuple[str, ...] = (),
+    marks: Mapping[str, set[tuple[str, str]]] | None = None,
 ) -> tuple[TaskScores, ...]:
-    """The scores of the items in `keys`, made again from the stored texts by this version's metrics."""
-    return score_tasks(
+    """The scores of the items in `keys`, made again from the stored texts by this version's metrics.
+
+    What a judge or an embedder gave cannot be made again: of the scores named in `marks`, what was
+    stored for the items given there is added as it is.
+    """
+    tasks = score_tasks(
         [r for r in stored.references if (r.id, r.task) in keys],
         [p for p in stored.predictions if (p.id, p.task) in keys],
         closed_set=intents or stored.report.intents,
-        spoken=stored.spoken,
+        spoken=stored.items.spoken,
         cluster_by=cluster_by,
         draws=draws,
         seed=seed,
     )
+    return tuple(_with_marks(stored, task, marks or {}) for task in tasks)
+
+
+def _with_marks(
+    stored: StoredReport, task: TaskScores, wanted: Mapping[str, set[tuple[str, str]]]
+) -> TaskScores:
+    columns = []
+    for name, keys in wanted.items():
+        marks = stored.items.marks.get(name, {})
+        given = [(i.id, i.task) for i in task.items]
+        there = [float(key in keys and key in marks) for key in given]
+        if any(there):
+            values = [
+                marks[key] if is_there else 0.0 for key, is_there in zip(given, there, strict=True)
+            ]
+            columns.append(item_sums(name, values, there, is_share=False))
+    return replace(task, columns=(*task.columns, *columns))
 
 
 def _named(text: str) -> tuple[str, Path]:

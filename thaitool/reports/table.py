@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thaitool.reports.report import Report, counts, interval, rate, score_rows, slice_rows
+from thaitool.reports.report import (
+    Report,
+    counts,
+    difference_cells,
+    interval,
+    rate,
+    score_rows,
+    slice_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +30,8 @@ def render_table(report: Report) -> Table:
         columns.insert(2, "system")
     if report.shuffled:
         columns.append("shuffled audio")
+    if report.sources:
+        columns += ["minus this, points", "verdict"]
     rows = []
     for row in score_rows(report):
         cells = [
@@ -35,6 +45,8 @@ def render_table(report: Report) -> Table:
             cells.insert(2, row.system or "this")
         if report.shuffled:
             cells.append(rate(row.shuffled) if row.shuffled else "")
+        if report.sources:
+            cells += difference_cells(row)
         rows.append(cells)
     return plain_table(report.title, columns, rows, caption=_caption(report))
 

@@ -14,6 +14,7 @@ from thaitool.reports.difference import difference
 from thaitool.reports.html import Bar, ends_of, environment
 from thaitool.reports.markdown import escape, markdown_table
 from thaitool.reports.plots import scale_around_zero
+from thaitool.reports.report import MARKS
 from thaitool.reports.table import plain_table
 from thaitool.reports.write import write_texts
 
@@ -148,14 +149,18 @@ def view_html(view: View) -> str:
     return template.render(view=view, bars=bars, ends=ends, cards=cards)
 
 
-def points(difference: float | None) -> str:
-    """A difference of rates in percentage points, with its sign."""
-    return "-" if difference is None else f"{100 * difference:+.2f}"
+def points(difference: float | None, name: str = "") -> str:
+    """A difference of rates in percentage points, with its sign; of marks, in marks."""
+    return "-" if difference is None else f"{_unit(name) * difference:+.2f}"
 
 
-def points_interval(low: float | None, high: float | None) -> str:
-    """The interval of a difference, in points."""
-    return "" if low is None or high is None else f"{points(low)} to {points(high)}"
+def points_interval(low: float | None, high: float | None, name: str = "") -> str:
+    """The interval of a difference, in points or marks."""
+    return "" if low is None or high is None else f"{points(low, name)} to {points(high, name)}"
+
+
+def _unit(name: str) -> int:
+    return 1 if name in MARKS else 100
 
 
 def p_text(p: float | None) -> str:

@@ -17,15 +17,19 @@ from thaitool.data.loader import Batch, in_order, listed
 from thaitool.data.manifest import Manifest, require_trainable
 from thaitool.data.plan import make_plan
 from thaitool.data.scan import scan
+from thaitool.data.window import within_window
 from thaitool.errors import InputError
 from thaitool.files import write_json, writing_directory
 from thaitool.models.alignment import (
     alignment_terms,
+    count_tokens,
     masked_mean,
     monitors,
     pooled,
     ramp,
     retrieval,
+    same,
+    token_ids,
     token_weights,
 )
 from thaitool.models.checkpoint import (
@@ -36,13 +40,16 @@ from thaitool.models.checkpoint import (
     save_checkpoint,
     weights_sha256,
 )
-from thaitool.models.encoder import length_mask, load_encoder, output_lengths
+from thaitool.models.encoder import length_mask
+from thaitool.models.encoders.interface import SpeechEncoder, load_speech_encoder, set_trained
+from thaitool.models.features import STORED, FeatureCache
 from thaitool.models.hub import locate
 from thaitool.models.projector import Projector
 from thaitool.ops.dtw import dtw_alignment
 from thaitool.ops.path import one_frame_share, token_durations
-from thaitool.records import Progress, silent
+from thaitool.records import Progress, Rejected, silent
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
+from thaitool.training.ranks import on_main_first
 from thaitool.training.run_dir import RESULT, RunDir, begin, resolve
 
 if TYPE_CHECKING:
@@ -56,8 +63,6 @@ if TYPE_CHECKING:
 
 #: Share of the old value that the running mean of speech keeps at each update.
 MOMENTUM = 0.99
-#: How many transcripts the tokenizer gets at once when tokens are counted.
-TEXTS_AT_ONCE = 5000
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class _Objective(nn.Module):
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: SpeechEncoder,
         projector: Projector,
         table: Tensor,
         tokenizer: Any,
@@ -83,6 +88,10 @@ class _Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
+        self.kept = None
+        if config.feature_cache is not None:
+            precision = config.train.mixed_precision
+            self.kept = FeatureCache(config.feature_cache, encoder, precision=precision)
         self.tokenizer, self.config = tokenizer, config
         self.register_buffer("table", table, persistent=False)
         # Of tokens; `weigh_tokens` sets them from the training transcripts.
@@ -105,14 +114,12 @@ class _Objective(nn.Module):
 
     def embed_audio(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Raw projections (B, I, D) and their true counts (B,)."""
-        device = self.projector.gain.device
-        lengths = batch.audio_lengths.to(device)
-        audio = batch.audio.to(device)
-        with torch.set_grad_enabled(self.config.unfreeze_encoder and torch.is_grad_enabled()):
-            mask = length_mask(lengths, audio.shape[1]).long()
-            frames = self.encoder(audio, attention_mask=mask).last_hidden_state
-        speech = self.projector.aligned(frames)
-        return speech, self.projector.output_lengths(output_lengths(self.encoder.config, lengths))
+        if self.kept is not None:
+            frames, counts = self.kept.encode(batch.audio, batch.audio_lengths)
+        else:
+            device = self.projector.gain.device
+            frames, counts = self.encoder(batch.audio.to(device), batch.audio_lengths)
+        return self.projector.aligned(frames), self.projector.output_lengths(counts)
 
     def embed_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Token embeddings (B, J, D), true counts (B,) and, unless plain, token weights (B, J)."""
@@ -184,29 +191,6 @@ class _Objective(nn.Module):
         p.gain.copy_(gain if fresh else MOMENTUM * p.gain + (1 - MOMENTUM) * gain)
 
 
-def same(texts: Sequence[str | None], device: torch.device) -> Tensor:
-    """(B, B): true where two transcripts are equal."""
-    index = {t: i for i, t in enumerate(dict.fromkeys(texts))}
-    ids = torch.tensor([index[t] for t in texts], device=device)
-    return ids[:, None] == ids[None, :]
-
-
-def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text, without special tokens."""
-    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return found
-
-
-def count_tokens(tokenizer: Any, texts: Sequence[str], vocabulary: int) -> Tensor:
-    """How often each token occurs in the texts, [vocabulary]; some thousand texts at a time."""
-    counts = torch.zeros(vocabulary, dtype=torch.long)
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        rows = token_ids(tokenizer, texts[start : start + TEXTS_AT_ONCE])
-        ids = torch.tensor([i for row in rows for i in row], dtype=torch.long)
-        counts += torch.bincount(ids, minlength=vocabulary)
-    return counts
-
-
 @dataclass(frozen=True)
 class _Model:
     """What is trained and what a checkpoint needs."""
@@ -243,15 +227,20 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     accelerator = make_accelerator(config.train)
     torch.manual_seed(config.train.seed)
     model = _build(config, encoder_path, llm)
-    out = begin(
-        config,
-        "align",
-        manifest=train_set,
-        inputs={"encoder": weights_sha256(encoder_path), "llm": model.llm_sha256},
-        paths=("out", "data", "encoder", "llm"),
-        rejected=[*rejected, *dev_rejected],
-        main=accelerator.is_main_process,
-    )
+    encoder = model.objective.encoder
+    longest = encoder.longest_samples
+    train_set, too_long = within_window(train_set, longest, max_rejected_share=limit)
+    dev_set, dev_too_long = within_window(dev_set, longest, max_rejected_share=limit)
+    rejected += [*dev_rejected, *too_long, *dev_too_long]
+    inputs: dict[str, str | None] = {
+        "encoder": weights_sha256(encoder_path),
+        "llm": model.llm_sha256,
+    }
+    if config.feature_cache is not None:
+        inputs["frames"] = str(STORED)  # rounded, so that a run keeps to them or does without
+    # The first process alone: others would find a directory that is half claimed.
+    on_main_first(accelerator, lambda: _claim(config, train_set, inputs, rejected))
+    out = RunDir(config.out)
     if config.method == "none":
         if accelerator.is_main_process:
             _write_untrained(model, out)
@@ -261,12 +250,13 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     training = train(
         Task(
             model.objective,
-            _groups(model.objective.encoder, model.objective.projector, config),
+            _groups(encoder, model.objective.projector, config),
             evaluate=lambda: evaluate(
                 model.objective, dev_set, config.train.batch_s, out.quarantine
             ),
             save=model.save,
             better=("retrieval_mrr", 1),
+            normalised=encoder.normalises,
         ),
         manifest=train_set,
         plan=make_plan(train_set.duration_s, batch_s=config.train.batch_s, seed=config.train.seed),
@@ -279,19 +269,39 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     return AlignResult(config.out, training, verdict(training.metrics))
 
 
+def _claim(
+    config: AlignConfig,
+    train_set: Manifest,
+    inputs: dict[str, str | None],
+    rejected: list[Rejected],
+) -> None:
+    begin(
+        config,
+        "align",
+        manifest=train_set,
+        inputs=inputs,
+        paths=("out", "data", "encoder", "llm", "feature_cache"),
+        rejected=rejected,
+        main=True,
+    )
+
+
 def _build(config: AlignConfig, encoder_path: Path, llm: Path) -> _Model:
     table = load_embedding_table(llm)
     tokenizer = load_tokenizer(llm)
-    encoder = load_encoder(encoder_path)
+    encoder = load_speech_encoder(
+        encoder_path, layer=config.layer, pad_to_window=config.pad_to_window
+    )
     model_config = new_speech_lm_config(
         encoder.config,
         llm,
         tokenizer,
         projector_factor=config.projector_factor,
         projector_hidden_size=config.projector_hidden_size,
+        audio_layer=config.layer,
     )
     projector = Projector(
-        encoder.config.hidden_size,
+        encoder.hidden_size,
         table.shape[1],
         factor=config.projector_factor,
         hidden_width=config.projector_hidden_size,
@@ -313,22 +323,23 @@ def _write_untrained(model: _Model, out: RunDir) -> None:
     )
 
 
-def _groups(encoder: Any, projector: Projector, config: AlignConfig) -> list[dict[str, Any]]:
+def _groups(
+    encoder: SpeechEncoder, projector: Projector, config: AlignConfig
+) -> list[dict[str, Any]]:
     """Optimizer groups; what is in none of them is frozen."""
-    encoder.requires_grad_(config.unfreeze_encoder)
-    if config.unfreeze_encoder and not config.unfreeze_convolutions:
-        encoder.freeze_feature_encoder()
+    set_trained(
+        encoder, transformer=config.unfreeze_encoder, convolutions=config.unfreeze_convolutions
+    )
+    mix = [] if encoder.mix is None else [encoder.mix]
     groups = [
         {
             "name": "projector",
-            "params": list(projector.parameters()),
+            "params": [*projector.parameters(), *mix],
             "lr": config.train.learning_rate,
         }
     ]
     if config.unfreeze_encoder:
-        # Unused without masking, and DDP would wait for its gradient.
-        encoder.masked_spec_embed.requires_grad_(False)
-        trained = [p for p in encoder.parameters() if p.requires_grad]
+        trained = [p for p in encoder.model.parameters() if p.requires_grad]
         groups.append({"name": "encoder", "params": trained, "lr": config.encoder_learning_rate})
     return groups
 
@@ -339,7 +350,8 @@ def evaluate(
     """Retrieval and the share of one-frame tokens on the plain path, with the means that inference uses."""
     speech, text, texts = [], [], []
     ones, tokens_total = 0.0, 0
-    for batch in listed(in_order(dev_set, batch_s=batch_s), ledger):
+    source = in_order(dev_set, batch_s=batch_s, normalised=objective.encoder.normalises)
+    for batch in listed(source, ledger):
         raw, frames = objective.embed_audio(batch)
         embedded, tokens, weights = objective.embed_text([u.text or "" for u in batch.utterances])
         means = objective.projector.speech_mean, objective.projector.text_mean

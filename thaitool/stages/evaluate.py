@@ -6,23 +6,23 @@ goes on there, and scoring again needs no model. Trains nothing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thaitool.config import EvalConfig
-from thaitool.data.manifest import append_quarantine, check_share, open_manifest, require_unique_ids
+from thaitool.config import Decoding, EvalConfig
+from thaitool.data.manifest import Manifest, open_manifest, require_unique_ids
 from thaitool.data.scan import scan
-from thaitool.errors import InputError
-from thaitool.files import disk_full_is_explained, write_json
-from thaitool.metrics.endpoint import Endpoint
-from thaitool.records import TASKS, Prediction, Progress, Reference, Rejected, Utterance, silent
+from thaitool.errors import ConfigError, InputError
+from thaitool.files import disk_full_is_explained
+from thaitool.metrics.endpoint import Endpoint, check_endpoint
+from thaitool.records import TASKS, Prediction, Progress, Rejected, Utterance, silent
+from thaitool.reports import embedded
+from thaitool.reports.claim import claim, file_sha256
 from thaitool.reports.items import intent_names, read_keywords, references, select
 from thaitool.reports.judged import Judged, judge_tasks, require_coverage
 from thaitool.reports.leaks import leakage
@@ -36,33 +36,36 @@ from thaitool.reports.predictions import (
     read_predictions,
     reopen,
 )
-from thaitool.reports.report import Report, Source
+from thaitool.reports.report import Report
 from thaitool.reports.scoring import (
+    Scored,
     TestSet,
     accounting,
     intent_confusion,
     notes,
+    quarantine_failures,
     score_answers,
     score_slices,
     spoken_texts,
 )
+from thaitool.reports.sources import score_sources
 from thaitool.reports.write import write_report
 from thaitool.text.normalize import NORMALIZER, normalizer_sha256
 from thaitool.text.prompts import task_prompt
 from thaitool.training.interrupt import noting_signals, stop_if_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from thaitool.data.manifest import Manifest
-    from thaitool.metrics.judge import Judgement
+    from thaitool.metrics.embeddings import Embed
     from thaitool.metrics.tasks import TaskScores
+    from thaitool.models.answerer import Answerer
+    from thaitool.reports.report import Instrument
 
 __all__ = ["EvalResult", "read_predictions", "run", "shuffle_audio"]
 
 PREDICTIONS = "predictions.jsonl"
-IDENTITY = "eval.json"
 SHUFFLED = "predictions.shuffled.jsonl"
 _CLUSTERS = {
     "both": "source item and speaker",
@@ -70,7 +73,10 @@ _CLUSTERS = {
     "speaker": "speaker",
 }
 #: What decides the answers or which items are asked; all else may change between two scorings of one directory.
-_IDENTITY = {"task", "split", "shuffled", "limit", "batch_s", "max_new_tokens", "seed"}
+_IDENTITY = {
+    *("task", "split", "shuffled", "limit", "batch_s", "max_new_tokens", "seed"),
+    *Decoding.model_fields,
+}
 
 
 @dataclass(frozen=True)
@@ -92,19 +98,54 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
         raise InputError(
             "eval needs either a model or a predictions file, and not both; pass --model or --predictions."
         )
-    named_files(config.also, "--also")  # its mistakes are told before the model is asked for hours
+    if config.model is not None:
+        _require_task(config.model, config.task)
+    # Mistakes in what is used after the answers are told before the model is asked for hours.
+    named_files(config.also, "--also")
+    judge, embedder = _instruments(config)
     test, set_aside = _test_set(config)
-    _claim(config, test.references)
+    settings = config.model_dump(mode="json", include=_IDENTITY)
+    made_by = (
+        file_sha256(config.predictions) if config.predictions else _weights_sha256(config.model)
+    )
+    claim(config.out, settings, made_by, test.references)
     shuffled: Answers | None = None
     if config.predictions is not None:
         answers = read_answers(config.predictions, (r.id for r in test.references))
     else:
         answers, shuffled = _answer_all(config, test.items, progress)
-    report, judgement = _report(config, test, answers, shuffled, set_aside)
+    scored, judged = _score(config, test, answers, judge, embedder)
+    other_audio = _score_shuffled(config, test, shuffled, scored)
+    instruments = (*(embedder[1:] if embedder else ()), *judged.instruments)
+    report = _report(config, test, scored, judged, other_audio, instruments, set_aside)
     with disk_full_is_explained(config.out):
         write_report(report, config.out)
-    require_coverage(judgement)
+    require_coverage(judged.judgement)
     return EvalResult(config.out, report)
+
+
+def _instruments(config: EvalConfig) -> tuple[Endpoint | None, tuple[Embed, Instrument] | None]:
+    """The judge's server, and the embedder once it has passed its gate; the judge is examined when it is used.
+
+    Raises:
+        ConfigError: one is given for a task that has no use for it, or an address or key is wrong.
+        InputError: the embedder fails its gate.
+    """
+    used_by = {"judge": ("sr",), "keywords": ("asr",), "embedder": embedded.TASKS}
+    for name, tasks in used_by.items():
+        if getattr(config, name) is not None and config.task not in {"slu", *tasks}:
+            raise ConfigError(
+                f"--{name} is for {' and '.join(tasks)}, but --task is {config.task}; leave one of them out."
+            )
+    judge = None
+    if config.judge is not None:
+        judge = Endpoint(config.judge, config.judge_model, config.judge_key_variable)
+        check_endpoint(judge)
+    if config.embedder is None:
+        return judge, None
+    return judge, embedded.open_embedder(
+        config.embedder, config.embedder_model, config.embedder_key_variable
+    )
 
 
 def _test_set(config: EvalConfig) -> tuple[TestSet, list[Rejected]]:
@@ -117,35 +158,12 @@ def _test_set(config: EvalConfig) -> tuple[TestSet, list[Rejected]]:
     items = select(everything, tasks, split=config.split, limit=config.limit, where=config.data)
     name = f"split {config.split} of {config.data}"
     keywords = read_keywords(config.keywords) if config.keywords else ()
-    found = TestSet(
-        items, references(items), intent_names(everything), name, keywords, config.cluster_by
-    )
+    right, intents = references(items), intent_names(everything)
+    if config.data.suffix == ".arrow":
+        # Opened anew: what was read of a million rows would stay in memory, 200 MB of it, as long as the map does.
+        items = Manifest(open_manifest(config.data).table, items.rows)
+    found = TestSet(items, right, intents, name, keywords, config.cluster_by)
     return found, set_aside
-
-
-def _claim(config: EvalConfig, asked: Sequence[Reference]) -> None:
-    """Makes the report directory, or returns to that of the same evaluation; any other is left alone."""
-    answered = (
-        _file_sha256(config.predictions)
-        if config.predictions is not None
-        else _weights_sha256(config.model)
-    )
-    digest = hashlib.sha256()
-    for r in asked:
-        digest.update(f"{r.id}/{r.task}/{r.text}\n".encode())
-    settings = config.model_dump(mode="json", include=_IDENTITY)
-    identity = {"settings": settings, "answers": answered, "references": digest.hexdigest()}
-    file = config.out / IDENTITY
-    if file.is_file():
-        if json.loads(file.read_text("utf-8")) != identity:
-            raise InputError(
-                f"{config.out} holds the report of another model, data set or setting; choose another --out."
-            )
-        return
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise InputError(f"{config.out} must be new, but holds other files; choose another --out.")
-    config.out.mkdir(parents=True, exist_ok=True)
-    write_json(file, identity)
 
 
 def _weights_sha256(model: Path | None) -> str:
@@ -157,33 +175,29 @@ def _weights_sha256(model: Path | None) -> str:
     return weights_sha256(resolve(model))
 
 
-def _file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"{path} must be a JSONL file of predictions, but cannot be read: {error.strerror or error}."
-        ) from error
+def _require_task(model: Path, task: str) -> None:
+    from thaitool.models.answerer import require_task
+    from thaitool.training.run_dir import resolve
+
+    require_task(resolve(model), [task])
 
 
 def _answer_all(
     config: EvalConfig, items: Manifest, progress: Progress
 ) -> tuple[Answers, Answers | None]:
     utterances = [items[i] for i in range(len(items))]
-    model: list[Any] = []  # loaded when the first question is asked: a finished file needs none
+    model: list[
+        Answerer
+    ] = []  # loaded when the first question is asked: a finished file needs none
 
-    def loaded() -> list[Any]:
+    def loaded() -> Answerer:
         if not model:
-            from thaitool.models.checkpoint import load_speech_lm
-            from thaitool.models.device import choose_device
+            from thaitool.models.answerer import load_answerer
             from thaitool.training.run_dir import resolve
 
             assert config.model is not None  # noqa: S101 (checked by run; narrows the type)
-            device = choose_device(config.device)
-            model.extend(load_speech_lm(resolve(config.model), llm=config.llm))
-            model[0].to(device)
-        return model
+            model.append(load_answerer(resolve(config.model), config))
+        return model[0]
 
     answers = _answer(
         config, loaded, utterances, utterances, config.out / PREDICTIONS, "eval", progress
@@ -225,7 +239,7 @@ def shuffle_audio(utterances: Sequence[Utterance], seed: int) -> list[Utterance]
 
 def _answer(
     config: EvalConfig,
-    loaded: Callable[[], list[Any]],
+    loaded: Callable[[], Answerer],
     asked: Sequence[Utterance],
     heard: Sequence[Utterance],
     file: Path,
@@ -237,7 +251,6 @@ def _answer(
     What `file` already holds is not asked again.
     """
     from thaitool.data.loader import collate
-    from thaitool.models.generate import answer
 
     done = reopen(file)
     known = {(p.id, p.task) for p in done.predictions} | {(f.id, f.task) for f in done.failures}
@@ -246,7 +259,7 @@ def _answer(
     order = [i for i in order if (asked[i].id, asked[i].task or "asr") not in known]
     if not order:
         return done
-    model, processor = loaded()
+    model = loaded()
     with noting_signals() as received, progress(description, len(asked), len(known)) as advance:
         start = 0
         while start < len(order):
@@ -254,19 +267,19 @@ def _answer(
             rows = order[start : start + size]
             start += size
             began = time.perf_counter()
-            batch = collate(0, 0, [heard[i] for i in rows])
-            bad = {r.item: f"{r.reason}: {r.detail}" for r in batch.rejected}
+            bad = {
+                str(heard[i].audio): reason
+                for i in rows
+                if (reason := model.too_long(heard[i].duration_s))
+            }
+            usable = [heard[i] for i in rows if str(heard[i].audio) not in bad]
+            batch = collate(0, 0, usable, normalised=model.normalises)
+            bad |= {r.item: f"{r.reason}: {r.detail}" for r in batch.rejected}
             good = [asked[i] for i in rows if str(heard[i].audio) not in bad]
             answers: list[tuple[str, bool]] = []
             if good:
-                answers = answer(
-                    model,
-                    processor,
-                    batch.audio,
-                    batch.audio_lengths,
-                    [task_prompt(u.task or "asr") for u in good],
-                    max_new_tokens=config.max_new_tokens,
-                )
+                prompts = [task_prompt(u.task or "asr") for u in good]
+                answers = model.answer(batch.audio, batch.audio_lengths, prompts)
             seconds = round((time.perf_counter() - began) / max(1, len(good)), 4)
             made = [
                 Prediction(u.id, u.task or "asr", text, stopped, h.duration_s, seconds)
@@ -285,37 +298,62 @@ def _answer(
     return done
 
 
-def _report(
+def _score(
     config: EvalConfig,
     test: TestSet,
     answers: Answers,
-    shuffled: Answers | None,
-    set_aside: Sequence[Rejected],
-) -> tuple[Report, Judgement | None]:
+    judge: Endpoint | None,
+    embedder: tuple[Embed, Instrument] | None,
+) -> tuple[Scored, Judged]:
+    """The scores of the answers, with those of the embedder and the judge; `answers` is emptied."""
+    draws, seed = config.draws, config.seed
     # A predictions file may answer more than is asked for here; what is asked must all be there.
     partly = config.limit is not None or config.task != "slu"
+    scored = score_answers(
+        test, answers, draws=draws, seed=seed, may_have_more=partly, consume=True
+    )
+    quarantine_failures(test, scored.failures, config.out, config.max_rejected_share)
+    if embedder is not None:
+        tasks = embedded.embedded_tasks(scored.tasks, embedder[0], draws=draws, seed=seed)
+        scored = replace(scored, tasks=tasks)
+    if judge is None:
+        return scored, Judged(scored.tasks, None)
+    spoken = spoken_texts(test, test.references)
+    judged = judge_tasks(scored.tasks, spoken, judge, config.out, draws=draws, seed=seed)
+    return replace(scored, tasks=judged.tasks), judged
+
+
+def _score_shuffled(
+    config: EvalConfig, test: TestSet, shuffled: Answers | None, scored: Scored
+) -> tuple[TaskScores, ...]:
+    """The scores of the answers to other audio; items that failed with their own are left out of both."""
+    if shuffled is None:
+        return ()
+    both = Answers(shuffled.predictions, [*shuffled.failures, *scored.failures])
+    return score_answers(test, both, draws=config.draws, seed=config.seed).tasks
+
+
+def _report(
+    config: EvalConfig,
+    test: TestSet,
+    scored: Scored,
+    judged: Judged,
+    shuffled: tuple[TaskScores, ...],
+    instruments: tuple[Instrument, ...],
+    set_aside: Sequence[Rejected],
+) -> Report:
     draws, seed = config.draws, config.seed
-    scored = score_answers(test, answers, draws=draws, seed=seed, may_have_more=partly)
-    answers.predictions.clear()  # their texts are in `scored`; of a million, 240 MB are not needed any more
-    _count_failures(config, test, scored.failures)
-    other_audio: tuple[TaskScores, ...] = ()
-    if shuffled is not None:
-        both = Answers(shuffled.predictions, [*shuffled.failures, *scored.failures])
-        other_audio = score_answers(test, both, draws=draws, seed=seed).tasks
     items = test.items.select(np.isin(np.arange(len(test.items)), scored.rows))
-    kept = [test.references[k] for k in scored.rows.tolist()]
-    spoken = spoken_texts(test, kept)
-    judged = Judged(scored.tasks, None)
-    if config.judge is not None:
-        endpoint = Endpoint(config.judge, config.judge_model, config.judge_key_variable)
-        judged = judge_tasks(scored.tasks, spoken, endpoint, config.out, draws=draws, seed=seed)
+    kept = test.references
+    if len(scored.rows) < len(kept):
+        kept = [kept[k] for k in scored.rows.tolist()]
     leaked, leak_notes = leakage(items, config.trained_on) if config.trained_on else ({}, ())
-    report = Report(
+    return Report(
         title=f"{config.model or config.predictions} on {config.data}, {config.split}",
         stage="eval",
         created=time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        tasks=judged.tasks,
-        shuffled=other_audio,
+        tasks=scored.tasks,
+        shuffled=shuffled,
         normalizer=NORMALIZER,
         normalizer_sha256=normalizer_sha256(),
         seed=seed,
@@ -332,40 +370,14 @@ def _report(
         curves=_curves(config.model) if config.model else {},
         notes=(*notes(items, scored.failures, len(test.references)), *leak_notes, *judged.notes),
         slices=tuple(score_slices(test, scored, config.slices, draws=draws, seed=seed)),
-        sources=tuple(_sources(config, test)),
+        sources=score_sources(test, scored.tasks, config.also, draws=draws, seed=seed),
+        instruments=instruments,
         confusion=intent_confusion(test, scored.tasks),
         intents=test.closed_set,
         failures=tuple((f.id, f.task, f.reason) for f in scored.failures),
         references=kept,
-        spoken=spoken,
+        spoken=spoken_texts(test, kept),
     )
-    return report, judged.judgement
-
-
-def _count_failures(config: EvalConfig, test: TestSet, failures: Sequence[Failure]) -> None:
-    """Every item without an answer into quarantine.jsonl; too many end the run."""
-    failed = {(f.id, f.task): f.reason for f in failures}
-    rejected = []
-    for k, r in enumerate(test.references if failed else ()):
-        if (r.id, r.task) in failed:
-            reason, _, detail = failed[r.id, r.task].partition(": ")
-            rejected.append(Rejected(str(test.items[k].audio), reason, detail or reason))
-    append_quarantine(config.out / "quarantine.jsonl", rejected)
-    check_share(rejected, len(test.references), config.max_rejected_share)
-
-
-def _sources(config: EvalConfig, test: TestSet) -> Iterator[Source]:
-    for name, path in named_files(config.also, "--also").items():
-        other = score_answers(
-            test,
-            read_answers(path),
-            draws=config.draws,
-            seed=config.seed,
-            may_lack_tasks=True,
-            may_have_more=True,
-        )
-        tasks = tuple(replace(t, items=(), columns=(), clusters=()) for t in other.tasks)
-        yield Source(name, tasks, len(other.failures))
 
 
 def _curves(model: Path) -> dict[str, list[tuple[int, float]]]:

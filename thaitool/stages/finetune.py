@@ -14,14 +14,18 @@ from thaitool.data.loader import Batch, in_order, listed
 from thaitool.data.manifest import Manifest, require_trainable
 from thaitool.data.plan import make_plan
 from thaitool.data.scan import scan
+from thaitool.data.window import within_window
 from thaitool.errors import InputError
 from thaitool.models.checkpoint import load_speech_lm, read_base, save_checkpoint, weights_sha256
+from thaitool.models.encoders.interface import set_trained
+from thaitool.models.features import STORED, FeatureCache
 from thaitool.models.hub import locate
 from thaitool.models.processor import IGNORED, ThaiSpeechProcessor
 from thaitool.records import Progress, silent
 from thaitool.text.prompts import task_prompt
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
-from thaitool.training.run_dir import begin, resolve
+from thaitool.training.ranks import on_main_first
+from thaitool.training.run_dir import RunDir, begin, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,9 +44,17 @@ class FinetuneResult:
 class _Objective(nn.Module):
     """Cross entropy of the answers, summed over supervised tokens."""
 
-    def __init__(self, model: Any, processor: ThaiSpeechProcessor, *, train_encoder: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: ThaiSpeechProcessor,
+        *,
+        train_encoder: bool,
+        kept: FeatureCache | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.processor, self.train_encoder = model, processor, train_encoder
+        self.kept = kept
 
     def train(self, mode: bool = True) -> _Objective:
         """A frozen encoder stays in evaluation mode."""
@@ -61,11 +73,18 @@ class _Objective(nn.Module):
         )
         assert tokens.labels is not None  # noqa: S101 (answers were given; narrows the type)
         supervised = int((tokens.labels[:, 1:] != IGNORED).sum())
+        audio: dict[str, Any] = (
+            {
+                "input_values": batch.audio.to(device),
+                "input_lengths": batch.audio_lengths.to(device),
+            }
+            if self.kept is None
+            else {"audio_frames": self.kept.encode(batch.audio, batch.audio_lengths)}
+        )
         out = self.model(
             input_ids=tokens.input_ids.to(device),
             attention_mask=tokens.attention_mask.to(device),
-            input_values=batch.audio.to(device),
-            input_lengths=batch.audio_lengths.to(device),
+            **audio,
             labels=tokens.labels.to(device),
             num_items_in_batch=1,
         )
@@ -88,37 +107,30 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
     torch.manual_seed(config.train.seed)
     model, processor = load_speech_lm(model_path, llm=config.llm)
     groups = _prepare(model, config)
-    out = begin(
-        config,
-        "finetune",
-        manifest=train_set,
-        inputs={"model": weights_sha256(model_path), "llm": base["sha256"]},
-        paths=("out", "data", "model", "llm"),
-        rejected=[*rejected, *dev_rejected],
-        main=accelerator.is_main_process,
-    )
+    kept = _kept_frames(config, model)
+    inputs: dict[str, str | None] = {
+        "model": weights_sha256(model_path),
+        "llm": base["sha256"],
+    }
+    if kept is not None:
+        inputs["frames"] = str(STORED)  # rounded, so that a run keeps to them or does without
+    longest, limit = model.audio_tower.longest_samples, config.train.max_rejected_share
+    train_set, too_long = within_window(train_set, longest, max_rejected_share=limit)
+    dev_set, dev_too_long = within_window(dev_set, longest, max_rejected_share=limit)
+    rejected += [*dev_rejected, *too_long, *dev_too_long]
+    # All at once, one process would find the files that another is just writing.
+    on_main_first(accelerator, lambda: _claim(config, train_set, inputs, rejected))
+    out = RunDir(config.out)
     llm = locate(config.llm or type(model_path)(base["llm"]))
-
-    def save(path: Path) -> None:
-        save_checkpoint(
-            path,
-            config=model.config,
-            audio_tower=model.audio_tower,
-            projector=model.multi_modal_projector,
-            processor=processor,
-            llm=llm,
-            llm_sha256=base["sha256"],
-            language_model=model.language_model,
-        )
-
-    objective = _Objective(model, processor, train_encoder=config.unfreeze_encoder)
+    objective = _Objective(model, processor, train_encoder=config.unfreeze_encoder, kept=kept)
     training = train(
         Task(
             objective,
             groups,
             evaluate=lambda: evaluate(objective, dev_set, config.train.batch_s, out.quarantine),
-            save=save,
+            save=lambda path: _save(path, model, processor, llm, base["sha256"]),
             better=("answer_nats", -1),
+            normalised=model.audio_tower.normalises,
         ),
         manifest=train_set,
         plan=make_plan(train_set.duration_s, batch_s=config.train.batch_s, seed=config.train.seed),
@@ -131,6 +143,45 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for g in groups for p in g["params"])
     return FinetuneResult(config.out, training, trained, total)
+
+
+def _kept_frames(config: FinetuneConfig, model: Any) -> FeatureCache | None:
+    if config.feature_cache is None:
+        return None
+    precision = config.train.mixed_precision
+    return FeatureCache(config.feature_cache, model.audio_tower, precision=precision)
+
+
+def _claim(
+    config: FinetuneConfig,
+    train_set: Manifest,
+    inputs: dict[str, str | None],
+    rejected: list[Any],
+) -> None:
+    begin(
+        config,
+        "finetune",
+        manifest=train_set,
+        inputs=inputs,
+        paths=("out", "data", "model", "llm", "feature_cache"),
+        rejected=rejected,
+        main=True,
+    )
+
+
+def _save(
+    path: Path, model: Any, processor: ThaiSpeechProcessor, llm: Path, llm_sha256: str
+) -> None:
+    save_checkpoint(
+        path,
+        config=model.config,
+        audio_tower=model.audio_tower,
+        projector=model.multi_modal_projector,
+        processor=processor,
+        llm=llm,
+        llm_sha256=llm_sha256,
+        language_model=model.language_model,
+    )
 
 
 def _read(config: FinetuneConfig, split: str) -> tuple[Manifest, list[Any]]:
@@ -177,9 +228,7 @@ def _prepare(model: Any, config: FinetuneConfig) -> list[dict[str, Any]]:
     projector = list(model.multi_modal_projector.parameters())
     groups.append({"name": "projector", "params": projector, "lr": config.projector_learning_rate})
     if config.unfreeze_encoder:
-        model.audio_tower.requires_grad_(True)
-        model.audio_tower.masked_spec_embed.requires_grad_(False)  # unused without masking
-        encoder = [p for p in model.audio_tower.parameters() if p.requires_grad]
+        encoder = set_trained(model.audio_tower, transformer=True, convolutions=True)
         groups.append({"name": "encoder", "params": encoder, "lr": config.encoder_learning_rate})
     return groups
 
@@ -189,7 +238,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Cross entropy per answer token on held-out rows, over all tasks and per task."""
     nats, tokens = 0.0, 0.0
-    for batch in listed(in_order(dev_set, batch_s=batch_s), ledger):
+    source = in_order(dev_set, batch_s=batch_s, normalised=objective.model.audio_tower.normalises)
+    for batch in listed(source, ledger):
         n, d = objective(batch, None).logs["answer_nats"]
         nats, tokens = nats + n, tokens + d
     if not tokens:

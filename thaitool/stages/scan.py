@@ -10,7 +10,7 @@ import numpy as np
 
 from thaitool.data.manifest import append_quarantine, write_manifest
 from thaitool.data.prepare import prepare
-from thaitool.errors import InputError, QuarantineError
+from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained, write_json
 from thaitool.records import Progress, silent
 
@@ -46,27 +46,31 @@ def run(config: ScanConfig, progress: Progress = silent) -> ScanResult:
     """Writes `manifest.arrow`, `quarantine.jsonl` and `summary.json` into `config.out`.
 
     Raises:
-        InputError: nothing usable is there, or `config.out` holds other files.
+        InputError: a source has nothing that is usable, or `config.out` holds other files.
         QuarantineError: more than `max_rejected_share` of the recordings are unusable.
     """
     out = config.out
     mine = {"manifest.arrow", "quarantine.jsonl", SUMMARY}
     if out.exists() and not (out.is_dir() and {p.name for p in out.iterdir()} <= mine):
         raise InputError(f"{out} must be new or the directory of a scan, but holds other files.")
+    is_new = not out.exists()
+    with disk_full_is_explained(out):
+        out.mkdir(parents=True, exist_ok=True)
     try:
         manifest, rejected = prepare(
-            config, config.data, max_rejected_share=config.max_rejected_share, progress=progress
+            config,
+            config.data,
+            max_rejected_share=config.max_rejected_share,
+            into=out,
+            progress=progress,
         )
-    except QuarantineError as error:
-        # Just now the list is needed.
-        _write_ledger(out, error.rejected)
+    except InputError as error:
+        if error.rejected:  # just now the list is needed
+            _write_ledger(out, error.rejected)
+        elif is_new:
+            out.rmdir()
         raise
     _write_ledger(out, rejected)
-    if not len(manifest):
-        raise InputError(
-            f"None of the recordings in {', '.join(map(str, config.data))} can be used; see"
-            f" {out / 'quarantine.jsonl'}."
-        )
     write_manifest(manifest, out / "manifest.arrow")
     duration_s, part = manifest.duration_s, manifest.part
     rates, counts = np.unique(
@@ -93,8 +97,6 @@ def run(config: ScanConfig, progress: Progress = silent) -> ScanResult:
 
 def _write_ledger(out: Path, rejected: Sequence[Rejected]) -> None:
     ledger = out / "quarantine.jsonl"
-    with disk_full_is_explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-        # A scan always looks anew; lines of an earlier one would speak of files that may be gone.
-        ledger.unlink(missing_ok=True)
+    # A scan always looks anew; lines of an earlier one would speak of files that may be gone.
+    ledger.unlink(missing_ok=True)
     append_quarantine(ledger, rejected)

@@ -1,35 +1,48 @@
 """English rows to Thai-SUP shards: split, augment, translate with labels, speak, gate, pack (arXiv:2509.14804).
 
-The directory appears whole or not at all. Splits are made by source row before augmentation, so that variants of a
-sentence never straddle, and speakers of dev and test are never heard in training.
+The directory appears whole or not at all; until then its rows wait beside it, and the same command goes on with them.
+Splits are made by source row before augmentation, so that variants of a sentence never straddle, and speakers of dev
+and test are never heard in training.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections import Counter, defaultdict
+import shutil
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from thaitool.config import SynthConfig
-from thaitool.data.shards import Provenance, ThaiSupRow, write_provenance, write_shard
-from thaitool.errors import ConfigError, InputError, QuarantineError
-from thaitool.files import write_json, writing_directory
+from thaitool.errors import InputError, QuarantineError
+from thaitool.files import write_json
 from thaitool.records import Progress, Rejected, silent
-from thaitool.synth.augment import augment
-from thaitool.synth.sources import SourceRow, read_source
+from thaitool.synth.assembly import Lexicon, Opened, check_backends, open_lexicon, opened
+from thaitool.synth.backends.protocol import NotYetAnswered
+from thaitool.synth.cache import Spending, canonical_json, sha256_of
+from thaitool.synth.estimate import Estimate, estimate
+from thaitool.synth.ledger import Ledger, Place
+from thaitool.synth.packing import ShardWriter, unfinished, work_directory
+from thaitool.synth.parallel import as_they_end, in_order
+from thaitool.synth.sources import Source, read_source
 from thaitool.synth.splits import split_rows
-from thaitool.synth.translate import MemoryTranslator, open_translator
+from thaitool.synth.texts import Sentence, Texts, make_texts
 from thaitool.synth.voicing import Cast, cast_voices, voice_row
-from thaitool.training.interrupt import noting_signals, stop_if_asked
+from thaitool.training.interrupt import Received, noting_signals, stop_if_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
     from pathlib import Path
+    from typing import Any
+
+    from thaitool.data.shards import Provenance, ThaiSupRow
 
 CARD = "dataset_card.json"
+#: Seconds between looks at whether a signal came while calls are under way.
+_WATCH_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -46,62 +59,228 @@ class SynthResult:
     test_voices: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class SynthDone:
+    """What one command did."""
+
+    result: SynthResult
+    resumed_rows: int = 0
+    """Rows that an interrupted command had already made."""
+    spending: Spending | None = None
+    """Calls of this data set over all commands; None where nothing was called."""
+
+
 def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
-    """Makes the data set, or returns at once if `config.out` holds it already.
+    """`make`, without what it cost."""
+    return make(config, progress).result
+
+
+def make(config: SynthConfig, progress: Progress = silent) -> SynthDone:
+    """Makes the data set, goes on with an unfinished one, or returns at once if `config.out` holds it already.
 
     Raises:
-        ConfigError: an unknown backend, or shares and voices that leave nothing for training.
-        InputError: the source is wrong, or `out` holds something else.
+        ConfigError: an unknown backend, shares and voices that leave nothing for training, or the budget is used up.
+        InputError: the source is wrong, `out` holds something else, or answers of a batch are missing.
         QuarantineError: more rows are rejected than `max_rejected_share` allows.
+        EnvironmentProblem: an endpoint is down, or refuses.
     """
-    for name, value, known in (("llm", config.llm, "embedded:"), ("tts", config.tts, "espeak:")):
-        if value != known:
-            raise ConfigError(
-                f"The {name} backend must be {known} in this version, but is {value!r}."
-            )
+    check_backends(config)
     source = read_source(config.source)
-    translator = open_translator(config.translator, seed=config.seed)
-    fingerprint: dict[str, object] = {
-        "config": config.model_dump(mode="json", exclude={"out", "source"}),
-        "source_sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
-        "translator": translator.name,
-    }
+    lexicon = open_lexicon(config)
+    fingerprint = _fingerprint(config, lexicon)
     if config.out.exists():
-        return _existing(config.out, fingerprint)
+        return SynthDone(_existing(config.out, fingerprint))
     splits = split_rows(source.rows, dev=config.dev_share, test=config.test_share)
-    cast = cast_voices(dev=config.dev_voices, test=config.test_voices, seed=config.seed)
-    with noting_signals() as received, writing_directory(config.out) as path, _one_thread():
-        writer = _Writer(path, config.shard_rows)
-        rejected = list(source.rejected)
-        with progress("synth", len(source.rows)) as advance:
-            for row in source.rows:
-                for made in _rows(row, splits[row.source_id], cast, translator, config):
-                    if isinstance(made, Rejected):
-                        rejected.append(made)
-                    else:
-                        writer.add(*made)
-                advance()
-                stop_if_asked(received, "synth")
-        _check_rejected(rejected, writer.total, config)
-        writer.flush()
+    digest = sha256_of(canonical_json(fingerprint))
+    with (
+        noting_signals() as received,
+        unfinished(config.out, digest) as (root, ledger),
+        _one_thread(),
+    ):
+        resumed = sum(shard.rows for shard in ledger.shards())
+        maker = _Maker(config, source, splits, lexicon, ledger, progress, received)
+        cast, spending = _watched(maker.make(root, digest), received)
+        rejected = [*source.rejected, *ledger.rejections()]
+        _check_rejected(rejected, sum(shard.rows for shard in ledger.shards()), config)
         # All of them: repeats of a sentence have one id, and each was counted.
         lines = (json.dumps(asdict(r), ensure_ascii=False) for r in rejected)
-        (path / "rejected.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        (root / "rejected.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
         result = SynthResult(
             config.out,
-            writer.counts(),
+            _counts(ledger),
             tuple(sorted(Counter(r.reason for r in rejected).items())),
-            *(tuple(v.name for v in voices) for voices in (cast.train, cast.dev, cast.test)),
+            *(tuple(dict.fromkeys(names)) for names in (cast.train, cast.dev, cast.test)),
         )
+        made = {k: v for k, v in asdict(result).items() if k != "out"}  # it may be moved
         write_json(
-            path / CARD,
-            {"fingerprint": fingerprint, "intents": translator.memory.intents, **asdict(result)},
+            root / CARD,
+            {"fingerprint": fingerprint, "intents": dict(lexicon.intents), **made},
         )
-    return result
+    return SynthDone(result, resumed, spending)
+
+
+def plan(config: SynthConfig) -> Estimate:
+    """What `make` would take, roughly; nothing is asked and nothing written.
+
+    Raises:
+        InputError: the source, or a file of the configuration, is wrong.
+    """
+    source = read_source(config.source)
+    return estimate(config, source.rows, open_lexicon(config).intents)
+
+
+def _fingerprint(config: SynthConfig, lexicon: Lexicon) -> dict[str, object]:
+    """What decides every row: not where answers are kept, nor how fast and often is asked."""
+    left_out = {"out", "source", "cache", "calls", "max_rejected_share"}
+    return {
+        "config": config.model_dump(mode="json", exclude=left_out),
+        "source_sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
+        "translator": lexicon.translator.name,
+        "intents": sha256_of(canonical_json(dict(lexicon.intents))),
+    }
+
+
+class _Maker:
+    """The two passes over the source: first all texts, then all clips, each from where the ledger says."""
+
+    def __init__(
+        self,
+        config: SynthConfig,
+        source: Source,
+        splits: dict[str, str],
+        lexicon: Lexicon,
+        ledger: Ledger,
+        progress: Progress,
+        received: Received,
+    ) -> None:
+        self.config, self.rows, self.splits, self.lexicon = config, source.rows, splits, lexicon
+        self.ledger, self.progress, self.received = ledger, progress, received
+
+    async def make(self, root: Path, digest: str) -> tuple[Cast, Spending | None]:
+        """Both passes; the data set in `root` is whole afterwards, but for its card."""
+        config = self.config
+        async with opened(config, self.rows, self.lexicon, digest) as backends:
+            cast = cast_voices(
+                backends.booth.tts.voices,
+                dev=config.dev_voices,
+                test=config.test_voices,
+                seed=config.seed,
+            )
+            waiting = await self._make_texts(backends)
+            if not waiting:
+                writer = ShardWriter(root, config.shard_rows, self.ledger)
+                await self._make_clips(backends, cast, writer)
+                writer.flush()
+            spending = None if backends.cache is None else backends.cache.spending()
+        if waiting:  # after the backends have written down what they wait for
+            raise InputError(
+                f"{waiting} of {len(self.rows)} source rows wait for answers of the batch; have the requests in its"
+                " requests.jsonl answered, put the file of answers beside it, and run the same command again."
+            )
+        return cast, spending
+
+    async def _make_texts(self, backends: Opened) -> int:
+        """Returns how many source rows wait for a batch."""
+        done = self.ledger.positions_with_texts()
+        left = (position for position in range(len(self.rows)) if position not in done)
+
+        async def work(position: int) -> Texts | None:
+            try:
+                return await make_texts(
+                    self.rows[position],
+                    self.config.variants,
+                    backends.annotate,
+                    backends.augment,
+                    backends.translate,
+                )
+            except NotYetAnswered:
+                return None
+
+        waiting = 0
+        with self.progress("synth: texts", len(self.rows), len(done)) as advance:
+            async for position, texts in as_they_end(left, work, backends.rows_at_once):
+                if texts is None:
+                    waiting += 1
+                else:
+                    self.ledger.add_texts(position, texts)
+                    advance()
+                stop_if_asked(self.received, "synth")
+        return waiting
+
+    async def _make_clips(self, backends: Opened, cast: Cast, writer: ShardWriter) -> None:
+        config = self.config
+
+        async def work(
+            item: tuple[Place, Sentence],
+        ) -> tuple[ThaiSupRow, Provenance] | Rejected:
+            place, sentence = item
+            split = self.splits[sentence.row.source_id]
+            intent = sentence.row.intent
+            return await voice_row(
+                config.tasks[place.number],
+                sentence.row,
+                # Another wording for each task: the tasks of one sentence are not four copies of one clip.
+                sentence.renderings[place.number % len(sentence.renderings)],
+                backends.booth,
+                intent_th=self.lexicon.intents.get(intent) if intent else None,
+                split=split,
+                voices=cast.of(split),
+                speed=config.speed,
+                seed=config.seed,
+                trainable=config.trainable,
+            )
+
+        total = self.ledger.sentences() * len(config.tasks)
+        with self.progress("synth: speech", total, self.ledger.settled_clips()) as advance:
+            clips = in_order(self._unsettled(), work, backends.clips_at_once)
+            async for (place, _), made in clips:
+                if isinstance(made, Rejected):
+                    self.ledger.reject(place, made)
+                else:
+                    writer.add(place, *made)
+                advance()
+                stop_if_asked(self.received, "synth")
+
+    def _unsettled(self) -> Iterator[tuple[Place, Sentence]]:
+        for position in range(len(self.rows)):
+            settled = self.ledger.settled(position)
+            for sentence in self.ledger.texts(position).sentences:
+                for number in range(len(self.config.tasks)):
+                    place = Place(position, sentence.row.variant, number)
+                    if place not in settled:
+                        yield place, sentence
+
+
+def _watched(
+    work: Coroutine[Any, Any, tuple[Cast, Spending | None]], received: Received
+) -> tuple[Cast, Spending | None]:
+    """Runs `work`, and ends it when a signal comes, even while it waits for a server."""
+
+    async def watch() -> tuple[Cast, Spending | None]:
+        task = asyncio.create_task(work)
+        while not task.done():
+            await asyncio.wait({task}, timeout=_WATCH_S)
+            if received.number is not None and not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                stop_if_asked(received, "synth")
+        return task.result()
+
+    return asyncio.run(watch())
+
+
+def _counts(ledger: Ledger) -> tuple[tuple[str, str, int, float], ...]:
+    rows: Counter[tuple[str, str]] = Counter()
+    seconds: dict[tuple[str, str], float] = {}
+    for shard in ledger.shards():
+        key = (shard.task, shard.split)
+        rows[key] += shard.rows
+        seconds[key] = seconds.get(key, 0.0) + shard.seconds
+    return tuple((*key, n, round(seconds[key] / 3600, 4)) for key, n in sorted(rows.items()))
 
 
 def _check_rejected(rejected: list[Rejected], made: int, config: SynthConfig) -> None:
-    """Raises `QuarantineError` with the reasons, as the directory with the full list is not kept then."""
+    """Raises `QuarantineError` with the reasons, as the list in full is written only with a data set."""
     share = len(rejected) / max(1, made + len(rejected))
     if made and share <= config.max_rejected_share:
         return
@@ -148,78 +327,12 @@ def _existing(out: Path, fingerprint: dict[str, object]) -> SynthResult:
         raise InputError(
             f"{out} holds a data set made with another source or other settings; choose another --out or delete it."
         )
+    # Left behind where a process died between the last two steps.
+    if work_directory(out).exists():
+        shutil.rmtree(work_directory(out))
     return SynthResult(
         out,
         tuple((t, s, n, h) for t, s, n, h in card["counts"]),
         tuple((r, n) for r, n in card["rejected"]),
         *(tuple(card[name]) for name in ("train_voices", "dev_voices", "test_voices")),
     )
-
-
-def _rows(
-    row: SourceRow, split: str, cast: Cast, translator: MemoryTranslator, config: SynthConfig
-) -> Iterator[tuple[ThaiSupRow, Provenance] | Rejected]:
-    memory = translator.memory
-    intent_th = memory.intents.get(row.intent) if row.intent else None
-    for variant in augment(row, config.variants, config.seed, memory):
-        renderings = translator.translate(variant)
-        if isinstance(renderings, Rejected):
-            yield renderings
-            continue
-        for number, task in enumerate(config.tasks):
-            # Another wording for each task: the tasks of one sentence are not four copies of one clip.
-            yield voice_row(
-                task,
-                variant,
-                renderings[number % len(renderings)],
-                intent_th=intent_th,
-                split=split,
-                voices=cast.of(split),
-                speed=config.speed,
-                seed=config.seed,
-                trainable=config.trainable,
-            )
-
-
-class _Writer:
-    """Collects rows per (task, split) and writes a shard whenever one is full."""
-
-    def __init__(self, root: Path, shard_rows: int) -> None:
-        self.root, self.shard_rows = root, shard_rows
-        self.waiting: dict[tuple[str, str], list[ThaiSupRow]] = defaultdict(list)
-        self.shards: Counter[tuple[str, str]] = Counter()
-        self.rows: Counter[tuple[str, str]] = Counter()
-        self.seconds: Counter[tuple[str, str]] = Counter()
-        self.provenance: list[Provenance] = []
-
-    @property
-    def total(self) -> int:
-        return sum(self.rows.values())
-
-    def add(self, row: ThaiSupRow, provenance: Provenance) -> None:
-        key = (row.task_id, provenance.split)
-        self.waiting[key].append(row)
-        self.provenance.append(provenance)
-        self.rows[key] += 1
-        self.seconds[key] += row.duration_s  # type: ignore[assignment]
-        if len(self.waiting[key]) == self.shard_rows:
-            self._write(key)
-
-    def _write(self, key: tuple[str, str]) -> None:
-        task, split = key
-        write_shard(
-            self.root / task / split / f"{split}-{self.shards[key]:05d}.parquet",
-            self.waiting.pop(key),
-        )
-        self.shards[key] += 1
-
-    def flush(self) -> None:
-        for key in list(self.waiting):
-            self._write(key)
-        write_provenance(self.root / "provenance" / "part-00000.parquet", self.provenance)
-
-    def counts(self) -> tuple[tuple[str, str, int, float], ...]:
-        return tuple(
-            (t, s, n, round(self.seconds[t, s] / 3600, 4))
-            for (t, s), n in sorted(self.rows.items())
-        )

@@ -20,12 +20,14 @@ import numpy as np
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ, resample
 from thaitool.errors import EnvironmentProblem, InputError
-from thaitool.text.phonemes import Syllable, syllables
+from thaitool.text.phonemes import syllables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from thaitool.text.syllable import Syllable
 
 #: Root mean square between the edges (-22 dB of full scale) unless the peak forbids it.
 RMS_LEVEL = 0.08

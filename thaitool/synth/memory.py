@@ -160,6 +160,25 @@ def load_memory(path: Path = EMBEDDED) -> Memory:
     return memory
 
 
+def load_intents(path: Path) -> dict[str, str]:
+    """Thai names by intent, from a file whose records are all of kind `intent`.
+
+    Raises:
+        InputError: no such file, no record, or records that are wrong.
+    """
+    problems: list[str] = []
+    records: list[tuple[str, JsonObject]] = []
+    for line, record in lines_of_objects(read_text(path), problems):
+        if record.get("record") != "intent":
+            problems.append(f"{line}: field 'record' must be intent, not {record.get('record')!r}")
+        records.append((line, record))
+    intents = _intents(records, problems)
+    raise_problems(path, problems, "Correct these records of the list of intents.")
+    if not intents:
+        raise InputError(f"{path} holds no intent; give a file with at least one.")
+    return intents
+
+
 def _templates(
     records: Sequence[tuple[str, JsonObject]], problems: list[str]
 ) -> dict[str, Template]:

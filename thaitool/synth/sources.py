@@ -215,14 +215,15 @@ def _alpaca_entities(value: object, text: str, place: str, problems: list[str]) 
             problems.append(f"{where}: type must be one of {', '.join(ENTITY_TYPES)}, not {kind!r}")
         elif not isinstance(surface, str) or not surface.strip():
             problems.append(f"{where}: text must be a non-empty string, not {surface!r}")
-        elif (span := _find_span(text, kind, surface, spans)) is None:
+        elif (span := find_span(text, kind, surface, spans)) is None:
             problems.append(f"{where}: text {surface!r} does not stand in the sentence {text!r}")
         else:
             spans.append(span)
     return tuple(sorted(spans, key=lambda span: span.start))
 
 
-def _find_span(text: str, kind: str, surface: str, taken: list[Span]) -> Span | None:
+def find_span(text: str, kind: str, surface: str, taken: list[Span]) -> Span | None:
+    """The first place of `surface` in `text` that no span of `taken` overlaps; None without one."""
     # Whole words only: the name "Ann" must not be found inside "Announce".
     for match in re.finditer(rf"(?<!\w){re.escape(surface)}(?!\w)", text):
         if all(match.end() <= span.start or match.start() >= span.end for span in taken):

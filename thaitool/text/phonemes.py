@@ -1,4 +1,4 @@
-"""Turns Thai in spoken form into syllables with sounds and tones, by rules and a small lexicon.
+"""Turns Thai in spoken form into syllables with sounds and tones: rules, exceptions, a network.
 
 It does not expand numbers or ๆ (that is `thaitool.text.spoken`), and it drops nothing: a word that
 it cannot read is an error that names the word.
@@ -7,13 +7,13 @@ it cannot read is an error that names the word.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, lru_cache
 
 from thaitool.errors import InputError
+from thaitool.text import learned
+from thaitool.text.syllable import FALLING, HIGH, LOW, MID, RISING, Syllable
 from thaitool.text.syllables import CONSONANTS, Spelled, is_linked, spell
-
-MID, LOW, FALLING, HIGH, RISING = 1, 2, 3, 4, 5
 
 _SOUNDS = {
     "k": "ก", "kʰ": "ขฃคฅฆ", "ŋ": "ง", "tɕ": "จ", "tɕʰ": "ฉชฌ", "s": "ซศษส", "j": "ญย", "d": "ฎด",
@@ -37,36 +37,6 @@ _MARKED = {
     "๋": (RISING,) * 3,
 }
 
-_IPA_TONES = {MID: "˧", LOW: "˨˩", FALLING: "˥˩", HIGH: "˦˥", RISING: "˩˩˦"}
-
-
-@dataclass(frozen=True, slots=True)
-class Syllable:
-    """A spoken syllable: sounds in IPA and a tone."""
-
-    initial: str
-    """`ʔ`, a consonant such as `kʰ`, or a cluster such as `kʰr`."""
-    vowel: str
-    """One of i ɯ u e ɤ o ɛ a ɔ ia ɯa ua, without length."""
-    is_long: bool
-    final: str
-    """One of p t k m n ŋ j w, or empty."""
-    tone: int
-    """1 mid, 2 low, 3 falling, 4 high, 5 rising."""
-
-    @property
-    def initial_sounds(self) -> tuple[str, ...]:
-        """The initial as single consonants: `kʰr` is `kʰ`, `r`."""
-        if len(self.initial) > 1 and self.initial[-1] in "rlw":
-            return (self.initial[:-1], self.initial[-1])
-        return (self.initial,)
-
-
-def to_ipa(syllable: Syllable) -> str:
-    """The syllable in IPA with tone letters: `kʰaːw˩˩˦`."""
-    length = "ː" if syllable.is_long and syllable.vowel not in ("ia", "ɯa", "ua") else ""
-    return f"{syllable.initial}{syllable.vowel}{length}{syllable.final}{_IPA_TONES[syllable.tone]}"
-
 
 def syllables(text: str) -> tuple[Syllable, ...]:
     """The syllables of Thai text in spoken form, in order; spaces separate words and are not kept.
@@ -86,7 +56,10 @@ def syllables(text: str) -> tuple[Syllable, ...]:
 
 @lru_cache(maxsize=50_000)
 def word_syllables(word: str) -> tuple[Syllable, ...]:
-    """The syllables of one word.
+    """The syllables of one word: by the list of exceptions, else by the rules or by the network.
+
+    The network only chooses between its own reading and that of the rules; it is sure of nonsense,
+    so what the rules cannot read is refused.
 
     Raises:
         InputError: the word is not Thai letters, or has no reading.
@@ -96,6 +69,20 @@ def word_syllables(word: str) -> tuple[Syllable, ...]:
             f"The word {word!r} cannot be read aloud: only Thai letters, vowels and tone marks "
             "can. Convert numbers and ๆ with spoken_form() and write foreign words in Thai letters."
         )
+    by_rules = rule_syllables(word)
+    if not by_rules:
+        raise InputError(
+            f"The word {word!r} has no reading by the rules of Thai spelling; correct it, or leave "
+            "out the text."
+        )
+    if len(word) == 1 or word in _RESPELLED:
+        return by_rules
+    advantage = _ADVANTAGE_OF_ONE if len(by_rules) == 1 else 0.0
+    return learned.choose(word, by_rules, advantage=advantage)
+
+
+def rule_syllables(word: str) -> tuple[Syllable, ...]:
+    """The syllables of one word by the rules and the list of exceptions; empty if they have none."""
     if len(word) == 1 and word in CONSONANTS:
         word += "อ"  # a letter by itself is read as the first sound of its name: ก. is กอ
     if word in _RESPELLED:
@@ -103,12 +90,17 @@ def word_syllables(word: str) -> tuple[Syllable, ...]:
         return tuple(syllable for part in parts for syllable in _by_rules(part))
     parts = _compound(word)
     if len(parts) > 1:
-        return tuple(syllable for part in parts for syllable in word_syllables(part))
+        readings = [rule_syllables(part) for part in parts]
+        return tuple(one for reading in readings for one in reading) if all(readings) else ()
     out = _by_rules(word)
     if len(out) > 1 and _LOAN_ENDING.search(word):
         out = (*out[:-1], replace(out[-1], tone=FALLING))
     return out
 
+
+# A single written syllable is regular but for the length of its vowel, so the network must be much
+# surer than the rules. Chosen on part 1 of the dictionary (tests/bench/g2p_train.py).
+_ADVANTAGE_OF_ONE = 3.0
 
 _THAI_WORD = re.compile(f"[{CONSONANTS}ฤฦะ-ฺเ-ๅ็-๎]+")
 # A silenced letter takes the vowel sign on it and the cluster before it along: สิทธิ์, จันทร์, ลักษณ์.
@@ -157,12 +149,7 @@ def _compound(word: str) -> list[str]:
 
 def _by_rules(word: str) -> tuple[Syllable, ...]:
     spelled = spell(_without_silent_letters(word))
-    if not spelled:
-        raise InputError(
-            f"The word {word!r} has no reading by the rules of Thai spelling; correct it, or leave "
-            "out the text."
-        )
-    return _sounded(spelled)
+    return _sounded(spelled) if spelled else ()
 
 
 def _sounded(spelled: tuple[Spelled, ...]) -> tuple[Syllable, ...]:

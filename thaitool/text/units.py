@@ -1,8 +1,8 @@
-"""CTC units for Thai: a base character and the marks above and below it are one unit.
+"""CTC units for Thai: a base character and the marks above and below it are one unit, or plain characters.
 
 It does not segment words and knows no phonemes. Text is brought to `canonical` spelling first, so
 both forms of sara am give the same units; `normalize` (case, digits, punctuation) is the caller's
-choice.
+choice, and the vocabulary records its name.
 
 Sara am (U+0E33) is a letter to Unicode (category Lo), not a mark, and takes its own column in
 print: it is a unit of its own, น้ำ -> น้ | ำ. Gluing it to what comes before would add a rare unit
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, get_args
 
 from thaitool.errors import InputError
 from thaitool.text.normalize import canonical
@@ -31,14 +32,19 @@ BLANK, UNKNOWN = "<blank>", "<unk>"
 UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER}"
 
 _FORMAT = "thaitool-ctc-units-1"
+#: `thai`: a base character with its marks; `characters`: every code point by itself.
+Kind = Literal["thai", "characters"]
 
 
-def split_units(text: str) -> list[str]:
+def split_units(text: str, kind: Kind = "thai") -> list[str]:
     """Cut `canonical(text)` into base characters with their following marks (general category M).
 
-    White space never carries marks; marks without a base form a unit of their own.
-    `join_units(split_units(text)) == canonical(text)` for every text.
+    White space never carries marks; marks without a base form a unit of their own. The kind
+    `characters` cuts at every code point instead.
+    `join_units(split_units(text)) == canonical(text)` for every text and kind.
     """
+    if kind == "characters":
+        return list(canonical(text))
     units: list[str] = []
     for char in canonical(text):
         if unicodedata.category(char).startswith("M") and units and not units[-1].isspace():
@@ -74,6 +80,9 @@ class Vocabulary:
     total_count: int = 0
     dropped_units: int = 0
     dropped_count: int = 0
+    kind: Kind = "thai"
+    normalizer: str = ""
+    """Name of the form (`thai-v1`) that texts were brought to before; empty is none."""
 
     def __post_init__(self) -> None:
         doubled = [unit for unit, count in Counter(self.units).items() if count > 1]
@@ -93,7 +102,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> Encoded:
         """Ids of the units of `text`; units not in the vocabulary are `UNKNOWN_ID`, and counted."""
-        ids = tuple(self._ids.get(unit, UNKNOWN_ID) for unit in split_units(text))
+        ids = tuple(self._ids.get(unit, UNKNOWN_ID) for unit in split_units(text, self.kind))
         return Encoded(ids, ids.count(UNKNOWN_ID))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -126,6 +135,8 @@ class Vocabulary:
         target = Path(path)
         value = {
             "format": _FORMAT,
+            "kind": self.kind,
+            "normalizer": self.normalizer,
             "blank": BLANK,
             "unknown": UNKNOWN,
             "min_frequency": self.min_frequency,
@@ -139,8 +150,12 @@ class Vocabulary:
         part.replace(target)
 
 
-def build_vocabulary(texts: Iterable[str], min_frequency: int = 1) -> Vocabulary:
+def build_vocabulary(
+    texts: Iterable[str], min_frequency: int = 1, *, kind: Kind = "thai", normalizer: str = ""
+) -> Vocabulary:
     """Units seen at least `min_frequency` times, most frequent first, ties by code point.
+
+    `texts` are in the form that `normalizer` names already.
 
     Raises:
         InputError: `min_frequency` is below 1, or no unit is that frequent.
@@ -149,7 +164,7 @@ def build_vocabulary(texts: Iterable[str], min_frequency: int = 1) -> Vocabulary
         raise InputError(f"min_frequency must be at least 1; it is {min_frequency}.")
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(split_units(text))
+        counts.update(split_units(text, kind))
     kept = sorted(
         (u for u, n in counts.items() if n >= min_frequency), key=lambda u: (-counts[u], u)
     )
@@ -165,6 +180,8 @@ def build_vocabulary(texts: Iterable[str], min_frequency: int = 1) -> Vocabulary
         total_count=counts.total(),
         dropped_units=len(counts) - len(kept),
         dropped_count=counts.total() - kept_count,
+        kind=kind,
+        normalizer=normalizer,
     )
 
 
@@ -194,4 +211,15 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
         if not isinstance(value.get(key), int):
             raise InputError(f'{source}: "{key}" must be a whole number; it is {value.get(key)!r}.')
         numbers[key] = value[key]
-    return Vocabulary(units=tuple(units), **numbers)
+    kind, normalizer = value.get("kind"), value.get("normalizer")
+    if kind not in get_args(Kind) or not isinstance(normalizer, str):
+        raise InputError(
+            f'{source}: "kind" must be one of {", ".join(get_args(Kind))} and "normalizer" a name; they are {kind!r}'
+            f" and {normalizer!r}."
+        )
+    return Vocabulary(
+        units=tuple(units),
+        kind="characters" if kind == "characters" else "thai",
+        normalizer=normalizer,
+        **numbers,
+    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thaitool.data.loader import batches, worker_death_is_explained
+from thaitool.data.loader import batches
 from thaitool.errors import (
     EnvironmentProblem,
     InputError,
@@ -24,6 +24,7 @@ from thaitool.errors import (
     TrainingFailed,
 )
 from thaitool.files import write_json, writing_directory
+from thaitool.records import Rejected
 from thaitool.training.interrupt import noting_signals
 from thaitool.training.ranks import gathered, is_sharded, make_accelerator
 from thaitool.training.rollback import finish_rollback, read_rollbacks, roll_back
@@ -105,7 +106,6 @@ def _run(loop: _Loop, progress: Progress, description: str) -> TrainingResult:
     updates = loop.config.updates
     resumed_from = loop.resume()
     with (
-        worker_death_is_explained(),
         noting_signals() as received,
         progress(description, updates, resumed_from) as advance,
     ):
@@ -128,9 +128,7 @@ def _kept_on_quarantine(loop: _Loop) -> Iterator[tuple[int, str]]:
     try:
         yield from loop.updates()
     except QuarantineError:
-        # Of several processes only one may have met them, and a checkpoint takes all.
-        if loop.accelerator.num_processes == 1:
-            loop.checkpoint()
+        loop.checkpoint()
         raise
 
 
@@ -185,6 +183,8 @@ class _Loop:
         if self.task.watch is not None and saved.watch is not None:
             self.task.watch.restore(saved.watch)
         self.done, self.metrics = saved.done, saved.metrics
+        self.updater.unusable = {row[0]: Rejected(*row) for row in saved.unusable}
+        self.updater.require_usable()
         if self.done.best_update and not self.run.checkpoint(self.done.best_update).exists():
             # It was replaced by a better one, which a rollback took back.
             self.done.best, self.done.best_update = None, 0
@@ -217,6 +217,7 @@ class _Loop:
             range(start, config.updates * per_update, world),
             workers=config.workers,
             crop_s=self.updater.crop_s,
+            normalised=self.task.normalised,
         )
 
     def _one(self, update: int, source: Any) -> tuple[dict[str, float], Finding | None]:
@@ -360,6 +361,7 @@ class _Loop:
             done=self.done,
             metrics=self.metrics,
             watch=None if watch is None else watch.snapshot(),
+            unusable=[(r.item, r.reason, r.detail) for r in self.updater.unusable.values()],
         )
 
     def _whole_model(self, *, keep: bool) -> dict[str, torch.Tensor] | None:

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 
 def learning_rate_share(update: int, config: Training) -> float:
-    """Share of the peak rate: linear warm-up, then cosine to 5 %, or linear to 0 (fairseq's polynomial decay)."""
+    """Share of the peak rate: linear warm-up, then cosine to 5 %, linear to 0 (fairseq's polynomial decay), or held and
+    then exponentially to 5 % (fairseq's tri-stage schedule of fine-tuning: 10 % warm-up, 40 % hold, 50 % decay)."""
     warmup = config.warmup_share * config.updates
     if update < warmup:
         return (update + 1) / (warmup + 1)
     left = min(1.0, (update - warmup) / max(1.0, config.updates - warmup))
     if config.schedule == "linear":
         return 1.0 - left
+    if config.schedule == "tristage":
+        start = min(config.updates, warmup + config.hold_share * config.updates)
+        decayed = max(0.0, update - start) / max(1.0, config.updates - start)
+        return float(0.05 ** min(1.0, decayed))
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * left))
 
 

@@ -6,7 +6,7 @@ run may go on with another number of processes or another way of sharing the wor
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,6 +52,8 @@ class Saved:
     done: Done
     metrics: dict[str, float]
     watch: dict[str, Any] | None
+    unusable: list[tuple[str, str, str]] = field(default_factory=list)
+    """Bad recordings that training has met: item, reason, detail."""
 
 
 def whole(tensor: Tensor, *, keep: bool) -> Tensor:
@@ -105,6 +107,7 @@ def write_state(folder: Path, saved: Saved) -> None:
         "done": asdict(saved.done),
         "metrics": saved.metrics,
         "watch": saved.watch,
+        "unusable": saved.unusable,
     }
     # To a file object: of a path, torch does not say that the disk is full.
     with (folder / STATE).open("wb") as file:

@@ -49,13 +49,16 @@ class Task:
     objective: nn.Module
     """Callable as objective(batch, step) -> Loss."""
     groups: list[dict[str, Any]]
-    """Optimizer groups with `params` and peak `lr`; the logged learning rate is that of the first."""
+    """Optimizer groups with `params` and peak `lr`; the logged learning rate is that of the first. With `from_update`,
+    nothing of the group changes before that update."""
     evaluate: Callable[[], dict[str, float]]
     """On held-out data; every process calls it, with the same data."""
     save: Callable[[Path], None]
     """Writes what the next stage reads. With `ema_decay`, evaluated and saved weights are the averaged ones."""
     better: tuple[str, int] | None = None
     """Held-out metric that chooses `best`, and +1 if larger is better, -1 if smaller."""
+    normalised: bool = True
+    """Whether training audio comes with zero mean and unit variance, or at its own level."""
     save_whole: Callable[[Path, dict[str, Tensor]], None] | None = None
     """The same as `save` from weights by their names in the objective, whole and on the CPU, as the objective's own are
     shards under FSDP2. A stage without it cannot be sharded."""

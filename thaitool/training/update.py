@@ -15,7 +15,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from thaitool.data.loader import Batch, batches
-from thaitool.data.manifest import append_quarantine, check_share
+from thaitool.data.manifest import append_quarantine, check_share, unusable
 from thaitool.errors import TrainingFailed
 from thaitool.files import disk_full_is_explained
 from thaitool.training.ranks import gathered, is_sharded, shard_by_layer
@@ -68,7 +68,9 @@ class Updater:
         self.exchange = Exchange(accelerator)
         self.rate = 1.0
         """On the learning rate, after rollbacks."""
-        self._rejected: dict[str, Rejected] = {}
+        self.unusable: dict[str, Rejected] = {}
+        """Bad recordings that training has met, by item, of all processes; what a checkpoint keeps."""
+        self._fresh: list[Rejected] = []
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -100,10 +102,15 @@ class Updater:
         sums.add("audio_s", batch.audio_s)
         sums.add("rejected", float(len(batch.rejected)))
         if batch.rejected:
-            self._rejected |= {r.item: r for r in batch.rejected}
             append_quarantine(self.run.quarantine, batch.rejected)
-            unusable = list(self._rejected.values())
-            check_share(unusable, len(self.manifest), self.config.max_rejected_share)
+            fresh = [r for r in unusable(batch.rejected) if r.item not in self.unusable]
+            self._fresh += fresh
+            sums.add("fresh_unusable", float(len(fresh)))
+
+    def require_usable(self) -> None:
+        """Raises `QuarantineError` if too many recordings are bad: the same ones, at the same update, everywhere."""
+        known = list(self.unusable.values())
+        check_share(known, len(self.manifest), self.config.max_rejected_share)
 
     def _micro_batch(
         self, batch: Batch, update: int, sums: Sums, *, synchronised: bool
@@ -137,7 +144,14 @@ class Updater:
     def _stand_in(self, empty: Batch) -> Batch:
         """A batch for a process that has none: the others wait for its gradient, which is multiplied by 0."""
         following = range(empty.cursor + 1, empty.cursor + 1 + self.plan.batches_per_epoch)
-        for batch in batches(self.manifest, self.plan, following, crop_s=self.crop_s):
+        source = batches(
+            self.manifest,
+            self.plan,
+            following,
+            crop_s=self.crop_s,
+            normalised=self.task.normalised,
+        )
+        for batch in source:
             if batch.utterances:
                 return batch
         raise TrainingFailed(
@@ -155,6 +169,12 @@ class Updater:
             sums.add("norm", norm)
         found = self.exchange.total(sums)
         numbers = {name: float(value) for name, value in found.items() if value.ndim == 0}
+        if numbers.get("fresh_unusable"):
+            # Before the step: the checkpoint that follows is that of the updates before this one.
+            everyone = gathered(self.accelerator, self._fresh)
+            self.unusable |= {r.item: r for mine in everyone for r in mine}
+            self._fresh = []
+            self.require_usable()
         _count(done, numbers)
         weight = numbers.get("weight", 0.0)
         # One division for the whole update; DDP and FSDP average over processes, which `num_processes` undoes.
@@ -197,7 +217,8 @@ class Updater:
             gradient.mul_(factor)
         share = learning_rate_share(update, self.config) * self.rate
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * share
+            frozen = update < group.get("from_update", 0)
+            group["lr"] = 0.0 if frozen else group["peak"] * share
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:

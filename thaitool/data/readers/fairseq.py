@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thaitool.data.readers.lines import Paths, Problems, folder_of, shown, text_lines
+from thaitool.data.readers.lines import (
+    Paths,
+    Problems,
+    folder_of,
+    parsed_count,
+    shown,
+    text_lines,
+)
 from thaitool.errors import InputError
 from thaitool.records import AudioRef, Rejected, Utterance
 
@@ -39,7 +46,8 @@ def read_fairseq(path: Path) -> Iterator[Utterance | Rejected]:
     paths = Paths(path, (folder_of(path) / root.strip(),))
     for number, line in lines:
         written, tab, frames = line.partition("\t")
-        if not (written and tab and frames.strip().isdecimal()):
+        n_frames = parsed_count(frames)
+        if not (written and tab) or n_frames is None:
             problems.add(number, f"{shown(line)} is no path, tab and number of frames")
             continue
         place = paths.find(written, number)
@@ -49,7 +57,7 @@ def read_fairseq(path: Path) -> Iterator[Utterance | Rejected]:
         yield Utterance(
             id=written,
             audio=AudioRef(place),
-            duration_s=int(frames) / _RATE_HZ,
+            duration_s=n_frames / _RATE_HZ,
             sample_rate_hz=0,
             source=str(path),
             source_id=written,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LONGEST_LINE = 64 << 20
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 3
+#: All numbers of so many digits are exact as floats. Python refuses to read those of more than 4,300.
+_MOST_DIGITS = 15
 
 
 @contextmanager
@@ -112,16 +114,16 @@ def json_objects(problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         if not isinstance(row, dict):
             problems.add(number, f"a JSON {type(row).__name__}, not an object")
-        elif "\\ud" in line.lower() and not _is_utf8(line, row):
+        elif "\\ud" in line.lower() and not is_utf8(json.dumps(row, ensure_ascii=False)):
             problems.add(number, "half a surrogate pair, which no UTF-8 text can hold")
         else:
             yield number, row
 
 
-def _is_utf8(line: str, row: dict[str, Any]) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written. Bytes of a file name that are not UTF-8 are lone surrogates, which cannot."""
     try:
-        json.dumps(row, ensure_ascii=False).encode()
-        line.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -144,6 +146,12 @@ def parsed_seconds(text: str) -> float | None:
         return seconds(float(text))
     except ValueError:
         return None
+
+
+def parsed_count(text: str) -> int | None:
+    """A whole number, at least 0, written as text; None for anything else, and for one that nobody can count to."""
+    digits = text.strip()
+    return int(digits) if digits.isdecimal() and len(digits) <= _MOST_DIGITS else None
 
 
 def optional_text(row: dict[str, Any], key: str) -> tuple[str | None, str | None]:

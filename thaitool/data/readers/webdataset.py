@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from thaitool.audio.headers import EXTENSIONS
 from thaitool.data.readers.fields import SPEAKER, TEXT
+from thaitool.data.readers.lines import is_utf8
 from thaitool.errors import InputError
 from thaitool.records import AudioRef, Rejected, Utterance
 
@@ -140,7 +141,7 @@ def _add(sample: _Sample, extension: str, member: tarfile.TarInfo, tar: tarfile.
 
 def _outcome(sample: _Sample, path: Path, place: str, name: str) -> Utterance | Rejected:
     item = f"{path}#{sample.key}"
-    if not _is_utf8(item):
+    if not is_utf8(item):
         return Rejected(item, "bad_name", "its name is not UTF-8; rename it")
     if sample.wrong:
         return Rejected(item, *sample.wrong)
@@ -167,14 +168,6 @@ def _outcome(sample: _Sample, path: Path, place: str, name: str) -> Utterance | 
 def _first_text(about: dict[str, Any], keys: Sequence[str]) -> str | None:
     values = (about.get(key) for key in keys)
     return next((str(v) for v in values if isinstance(v, str | int) and v != ""), None)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def is_tar(path: Path, head: bytes) -> bool:

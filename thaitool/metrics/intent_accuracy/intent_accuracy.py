@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import datasets
 import evaluate
 
 from thaitool.metrics.intents import accuracy, chance, intent_outcomes, invalid_rate, macro_f1
+from thaitool.metrics.local_module import Value, text_info
 
 _DESCRIPTION = """Share of answers that are the right intent name, within a closed set, after the
 normaliser thai-v1 with spaces removed. An answer outside the set is wrong, and counted."""
@@ -26,14 +26,7 @@ class IntentAccuracy(evaluate.Metric):  # type: ignore[misc,unused-ignore]
     """`compute(predictions=[...], references=[...], closed_set=[...])`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return text_info(_DESCRIPTION, _INPUTS)
 
     def _compute(
         self,
@@ -43,7 +36,7 @@ class IntentAccuracy(evaluate.Metric):  # type: ignore[misc,unused-ignore]
         closed_set: list[str],
         draws: int = 2000,
         seed: int = 0,
-    ) -> dict[str, float | None]:
+    ) -> dict[str, Value]:
         outcomes = intent_outcomes(references, predictions, closed_set)
         right = accuracy(outcomes, draws=draws, seed=seed)
         at_random, majority = chance(outcomes)

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import datasets
 import evaluate
 
+from thaitool.metrics.local_module import Value, text_info
 from thaitool.metrics.transcripts import cer, cer_raw, cer_spoken, cer_with_spaces
 from thaitool.text.normalize import NORMALIZER, normalizer_sha256
 
@@ -27,18 +27,11 @@ class ThaiCer(evaluate.Metric):  # type: ignore[misc,unused-ignore]
     """`compute(predictions=[...], references=[...])`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return text_info(_DESCRIPTION, _INPUTS)
 
     def _compute(
         self, predictions: list[str], references: list[str], draws: int = 2000, seed: int = 0
-    ) -> dict[str, float | str | None]:
+    ) -> dict[str, Value]:
         score = cer(references, predictions, draws=draws, seed=seed)
         others = {"with_spaces": cer_with_spaces, "raw": cer_raw, "spoken": cer_spoken}
         return {

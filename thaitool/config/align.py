@@ -1,0 +1,75 @@
+"""The section of `thaitool align`. Knows neither the encoder nor the LLM that it names."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from thaitool.config.sections import Count, LoosePath, Positive, Section, Share, Training
+
+
+class AlignConfig(Section):
+    """`thaitool align`: bring projected speech to the LLM's token embeddings, the LLM not in the loop (U-Align)."""
+
+    data: LoosePath = Field(description="Thai-SUP directory.")
+    encoder: LoosePath = Field(
+        description="A run of `pretrain`, or the directory of a wav2vec 2.0, HuBERT, WavLM, wav2vec2-bert or Whisper"
+        " encoder."
+    )
+    layer: int | Literal["last", "mix"] = Field(
+        "last",
+        description="Which layer's frames are read: a number from 1 on, the last, or a learned mix of all.",
+    )
+    pad_to_window: bool = Field(
+        True,
+        description="Whisper: pad every clip to 30 s as its published training did; false is cheaper and not the same.",
+    )
+    feature_cache: LoosePath | None = Field(
+        None,
+        description="Directory in which frames of a frozen encoder are kept (float16; XLS-R 370 MB an hour); null"
+        " computes them every time.",
+    )
+    llm: LoosePath = Field(
+        description="Causal LLM in transformers form; only its token table is read."
+    )
+    out: LoosePath = Field(description="Run directory.")
+    method: Literal["dtw", "none"] = Field(
+        "dtw", description="dtw is U-Align; none writes an untrained projector (direct training)."
+    )
+    plain: bool = Field(
+        False,
+        description="The paper's bare DTW loss; it collapses (tests/bench/collapse.py).",
+    )
+    allow_untrainable: bool = Field(
+        False, description="Train on rows that `synth` marked trainable: false."
+    )
+    projector_factor: Count = Field(2, description="Encoder frames per LLM embedding.")
+    projector_hidden_size: Count = Field(256, description="Width inside the projector.")
+    unfreeze_encoder: bool = Field(False, description="Train the encoder's transformer too.")
+    unfreeze_convolutions: bool = Field(
+        False, description="Train the convolutional feature encoder too."
+    )
+    encoder_learning_rate: Positive = Field(
+        1e-4, description="Peak rate of the encoder if it is trained."
+    )
+    pool_weight: float = Field(0.5, ge=0, description="Weight of the pooled speech-text contrast.")
+    transcript_weight: float = Field(
+        1.0, ge=0, description="Weight of the contrast of DTW costs over transcripts."
+    )
+    temperature: Positive = Field(0.1, description="Of both contrasts.")
+    ramp_start: Share = Field(0.2, description="Share of updates before the DTW term sets in.")
+    ramp_end: Share = Field(
+        0.4, description="Share of updates at which the DTW term has its full weight."
+    )
+    train: Training
+
+    @model_validator(mode="after")
+    def _fits(self) -> AlignConfig:
+        if isinstance(self.layer, int) and self.layer < 1:
+            raise ValueError(f"layer must be 1 or more, but is {self.layer}")
+        if self.feature_cache is not None and (self.unfreeze_encoder or self.layer == "mix"):
+            raise ValueError(
+                "feature_cache must be null where frames change in training, with unfreeze_encoder or layer: mix"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Speech encoders of several families behind one interface; `interface` is what others import."""

@@ -1,0 +1,126 @@
+"""Rows to shards in a directory that is moved into place when it is whole; goes on from a ledger.
+
+A shard is written under a temporary name, brought to disk, renamed, and only then entered in the ledger: one that is
+not entered is written again, with the same bytes. Which rows share a shard depends on their order alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thaitool.data.shards import Provenance, ThaiSupRow, write_provenance, write_shard
+from thaitool.files import disk_full_is_explained
+from thaitool.synth.ledger import Ledger, Place, Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANIFEST = "manifest.jsonl"
+#: Rows of one provenance file: text only, some hundred bytes each.
+PROVENANCE_ROWS = 500_000
+
+
+class ShardWriter:
+    """Collects rows per (task, split) and writes a shard whenever one is full."""
+
+    def __init__(self, root: Path, shard_rows: int, ledger: Ledger) -> None:
+        self._root, self._shard_rows, self._ledger = root, shard_rows, ledger
+        self._waiting: dict[tuple[str, str], list[tuple[Place, ThaiSupRow, Provenance]]] = (
+            defaultdict(list)
+        )
+        self._written = Counter((shard.task, shard.split) for shard in ledger.shards())
+
+    def add(self, place: Place, row: ThaiSupRow, provenance: Provenance) -> None:
+        """Takes the next row; rows must come in the order of their places."""
+        key = (row.task_id, provenance.split)
+        self._waiting[key].append((place, row, provenance))
+        if len(self._waiting[key]) == self._shard_rows:
+            self._write(key)
+
+    def flush(self) -> None:
+        """Writes the shards that are not full, the provenance, and the manifest of everything."""
+        for key in list(self._waiting):
+            self._write(key)
+        rows = self._ledger.provenance()
+        files = []
+        for number, first in enumerate(rows):
+            part = [first, *islice(rows, PROVENANCE_ROWS - 1)]
+            file = f"provenance/part-{number:05d}.parquet"
+            write_provenance(self._root / file, part)
+            files.append({"file": file, "rows": len(part), "sha256": _sha256(self._root / file)})
+        lines = [*(asdict(shard) for shard in self._ledger.shards()), *files]
+        text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+        (self._root / MANIFEST).write_text(text, "utf-8")
+
+    def _write(self, key: tuple[str, str]) -> None:
+        task, split = key
+        rows = self._waiting.pop(key)
+        file = f"{task}/{split}/{split}-{self._written[key]:05d}.parquet"
+        path = self._root / file
+        temporary = path.with_name(f".{path.name}.tmp")
+        write_shard(temporary, [row for _, row, _ in rows])
+        _to_disk(temporary)
+        temporary.replace(path)
+        _to_disk(path.parent)
+        seconds = sum(row.duration_s for _, row, _ in rows)
+        shard = Shard(file, task, split, len(rows), seconds, _sha256(path))
+        self._ledger.add_shard(shard, [(place, provenance) for place, _, provenance in rows])
+        self._written[key] += 1
+
+
+def work_directory(out: Path) -> Path:
+    """Where an unfinished data set lies: the ledger, and below it what will become `out`."""
+    return out.with_name(f".{out.name}.work")
+
+
+@contextmanager
+def unfinished(out: Path, fingerprint: str) -> Iterator[tuple[Path, Ledger]]:
+    """(directory, ledger) of the data set that becomes `out` when the block succeeds, and waits when it fails.
+
+    Unfinished work of another fingerprint is thrown away: it would not fit.
+
+    Raises:
+        InputError: another process works on it.
+        EnvironmentProblem: the disk is full.
+    """
+    work = work_directory(out)
+    with disk_full_is_explained(out):
+        ledger = Ledger(work / "ledger.sqlite", fingerprint)
+        if not ledger.fits:
+            ledger.close()
+            shutil.rmtree(work)
+            ledger = Ledger(work / "ledger.sqlite", fingerprint)
+        try:
+            root = work / "data"
+            root.mkdir(exist_ok=True)
+            yield root, ledger
+        finally:
+            ledger.close()
+        for path in (*root.rglob("*"), root):
+            _to_disk(path)
+        root.replace(out)
+        _to_disk(out.parent)
+        shutil.rmtree(work)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a directory, would survive a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
