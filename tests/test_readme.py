@@ -201,6 +201,42 @@ def real_sentence() -> str:
     )
 
 
+def asr_sentence() -> str:
+    """What recognisers reached on real speech, from the results files."""
+    an4, thai = results("asr-an4.json"), results("asr-thai.json")
+
+    def cer(found: dict[str, Any]) -> str:
+        value, low, high = (100 * found["cer"][key] for key in ("value", "low", "high"))
+        return f"{value:.1f} % (95 % interval {low:.1f} to {high:.1f})"
+
+    trained, data = an4["training"], an4["data"]
+    by_heart = 100 * thai["same_clips"]["cer"]["value"]
+    speed = an4["decoding_greedy"]["real_time_factor"], an4["decoding_beam"]["real_time_factor"]
+    return (
+        f"On real speech so far: a new encoder with CTC, trained on {data['train']['minutes']:.0f} minutes of AN4 in"
+        f" {trained['wall_min']:.0f} minutes on two busy cores, has a character error rate of {cer(an4['held_out'])} on"
+        f" {data['test']['speakers']} speakers it never heard, {cer(an4['held_out_beam'])} with a beam and a 6-gram of"
+        f" the training transcripts; our aim there was 10 %. Decoding takes {speed[0]:.3f} and {speed[1]:.3f} of the"
+        f" audio's time on one core. {thai['clips']} Thai clips are learned by heart to {by_heart:.1f} %"
+        " (`tests/bench/asr_real.py`)."
+    )
+
+
+def g2p_sentence() -> str:
+    """How many pronunciations are right, from the results file."""
+    counts = results("g2p.json")["counts"]
+    every, listed = counts["all"], counts["in word list"]
+    return (
+        f"{100 * every['exact'] / every['words']:.1f} % of {every['words']:,} entries that it did not see are exactly"
+        f" right with their tones, {100 * listed['exact'] / listed['words']:.1f} % of those in pythainlp's word list."
+    )
+
+
+def test_figures_of_recognisers_and_pronunciation_are_those_of_the_results_files() -> None:
+    assert asr_sentence() in README
+    assert g2p_sentence() in " ".join(README.split())
+
+
 def test_pretraining_figures_are_those_of_the_results_files() -> None:
     for row in pretraining_rows():
         assert row in README

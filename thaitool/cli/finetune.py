@@ -58,14 +58,19 @@ def finetune(
     json: JsonOption = False,
 ) -> None:
     """Trains the speech LLM on several tasks at once, or, with --head, a recogniser."""
-    common = {"out": out, "train.updates": updates, "train.seed": seed, "train.device": device}
-    of_llm = {
+    common: dict[str, Any] = {
+        "out": out,
+        "train.updates": updates,
+        "train.seed": seed,
+        "train.device": device,
+    }
+    of_llm: dict[str, Any] = {
         "model": model,
         "tasks": tasks.split(",") if tasks else None,
         "lora_rank": lora_rank,
         "llm": llm,
     }
-    of_recogniser = {"dev_data": dev_data or None, "encoder": encoder}
+    of_recogniser: dict[str, Any] = {"dev_data": dev_data or None, "encoder": encoder}
     _require_fit(head, of_llm if head else of_recogniser, data or [])
     if head is None:
         options = common | of_llm | {"data": data[0] if data else None}

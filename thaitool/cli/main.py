@@ -48,7 +48,9 @@ app.command(help="Unlabelled Thai audio to an encoder (wav2vec 2.0, new or conti
 app.command(help="Recordings to a manifest, once for many runs.")(scan)
 app.command(help="English text to labelled Thai speech (Thai-SUP shards).")(synth)
 app.command(help="Projected speech to the LLM's token embeddings (U-Align).")(align)
-app.command(help="The speech LLM on ASR, intents, entities and rephrasing.")(finetune)
+app.command(help="The speech LLM on four tasks; with --head, a recogniser without an LLM.")(
+    finetune
+)
 app.command("eval", help="Scores with intervals, as a table, JSON and HTML.")(evaluate)
 app.command(help="Whether two reports differ by more than chance.")(compare)
 app.command(help="Answers about sound files, one JSON object a line.")(infer)

@@ -88,25 +88,7 @@ def run(
     plan, hours = _plan(config, train_set)
     longest_s = min(float(train_set.duration_s.max()), config.crop_s)
     announce(_needs(config, model.config, accelerator, hours, longest_s))
-    objective = Objective(model, config)
-    probed = probe_batch(dev_set if len(dev_set) else train_set, config)
-
-    def scores() -> dict[str, float]:
-        found = evaluate(objective, dev_set, out.quarantine)
-        return found | evaluate(objective, dev_replay, out.quarantine, prefix="replay_")
-
-    trained = [p for p in model.parameters() if p.requires_grad]
-    task = Task(
-        objective,
-        [{"name": "encoder", "params": trained, "lr": config.train.learning_rate}],
-        evaluate=scores,
-        save=lambda path: _save(model, path),
-        save_whole=lambda path, weights: _save(model, path, _without_prefix(weights)),
-        summarise=summarise,
-        probe=lambda: objective(probed, None, probe=True),
-        watch=_watch(config),
-        untrained=lambda: untrained_parts(model),
-    )
+    task = _task(config, Objective(model, config), out, (train_set, dev_set, dev_replay))
     try:
         training = train(
             task,
@@ -129,6 +111,35 @@ def run(
         _report(config, out, account)
     n_rejected = len(out.quarantine.read_bytes().splitlines()) if out.quarantine.exists() else 0
     return PretrainResult(config.out, manifest.hours, n_rejected, training)
+
+
+def _task(
+    config: PretrainConfig,
+    objective: Objective,
+    out: RunDir,
+    sets: tuple[Manifest, Manifest, Manifest],
+) -> Task:
+    """What the loop trains; `sets` are for training, held out, and held out of replay."""
+    train_set, dev_set, dev_replay = sets
+    model = objective.model
+    probed = probe_batch(dev_set if len(dev_set) else train_set, config)
+
+    def scores() -> dict[str, float]:
+        found = evaluate(objective, dev_set, out.quarantine)
+        return found | evaluate(objective, dev_replay, out.quarantine, prefix="replay_")
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return Task(
+        objective,
+        [{"name": "encoder", "params": trained, "lr": config.train.learning_rate}],
+        evaluate=scores,
+        save=lambda path: _save(model, path),
+        save_whole=lambda path, weights: _save(model, path, _without_prefix(weights)),
+        summarise=summarise,
+        probe=lambda: objective(probed, None, probe=True),
+        watch=_watch(config),
+        untrained=lambda: untrained_parts(model),
+    )
 
 
 def _claim(

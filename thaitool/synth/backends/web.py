@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -106,10 +107,8 @@ def _retry_after_s(value: str | None) -> float | None:
     """Seconds, from a number or a date (RFC 9110, section 10.2.3); None where neither stands."""
     if value is None:
         return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+        return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
