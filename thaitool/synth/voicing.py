@@ -138,12 +138,9 @@ async def voice_row(
 ) -> tuple[ThaiSupRow, Provenance] | Rejected:
     """Speaks one rendering for one task, or says why not (no label, unspeakable, a gate)."""
     data_id = _data_id(task, row)
-    label = label_for(task, rendering, intent_th)
-    if label is None:
-        return Rejected(data_id, "no_label", f"the source row has no {task} label")
-    lost = [e.surface for e in rendering.entities if e.surface not in rendering.text_th]
-    if lost:
-        return Rejected(data_id, "label_lost", f"{lost[0]!r} is not in {rendering.text_th!r}")
+    label = _label(task, rendering, intent_th, data_id)
+    if isinstance(label, Rejected):
+        return label
     voice = pick(voices, seed, data_id, "voice")
     varied = speed * (0.9 + 0.2 * (draw(seed, data_id, "speed") % 1000) / 1000)
     pitch_shift = draw(seed, data_id, "pitch") % 4 - 2
@@ -187,6 +184,16 @@ async def voice_row(
         trainable=trainable,
     )
     return public, provenance
+
+
+def _label(task: str, rendering: Rendering, intent_th: str | None, data_id: str) -> str | Rejected:
+    label = label_for(task, rendering, intent_th)
+    if label is None:
+        return Rejected(data_id, "no_label", f"the source row has no {task} label")
+    lost = [e.surface for e in rendering.entities if e.surface not in rendering.text_th]
+    if lost:
+        return Rejected(data_id, "label_lost", f"{lost[0]!r} is not in {rendering.text_th!r}")
+    return label
 
 
 def _data_id(task: str, row: SourceRow) -> str:
