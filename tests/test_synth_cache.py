@@ -7,6 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -61,6 +63,20 @@ def test_calls_are_counted_by_run_with_what_they_cost(tmp_path: Path) -> None:
     assert cache.spending() == Spending(3, 2, 0.75, 107, 23)
     assert cache.outcomes() == {"blank": 1, "http_429": 1, "ok": 1}
     assert Cache(tmp_path / "c.sqlite", "two").spending() == Spending(0, 0, 0.0, 0, 0)
+
+
+def test_many_make_one_file_at_the_same_time(tmp_path: Path) -> None:
+    """The change to write-ahead logging is the one lock that sqlite does not wait for."""
+    for attempt in range(20):
+        path, together = tmp_path / f"{attempt}.sqlite", threading.Barrier(8)
+
+        def open_it(path: Path = path, together: threading.Barrier = together) -> None:
+            together.wait()
+            Cache(path, "run").close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(open_it) for _ in range(8)]:
+                future.result()
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 import zlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -103,8 +104,8 @@ class Cache:
             path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
         try:
+            _use_wal(self._db)
             # FULL would wait for the disk at every answer; NORMAL loses nothing when a process dies.
-            self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             (layout,) = self._db.execute("PRAGMA user_version").fetchone()
             if layout not in {0, LAYOUT}:
@@ -177,3 +178,18 @@ def canonical_json(value: Any) -> str:
 def sha256_of(text: str) -> str:
     """SHA-256 of a text in hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Turns on write-ahead logging. Here sqlite does not wait for a lock, which two that make the file both want."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # The low byte: the others say which lock it was.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
