@@ -155,9 +155,8 @@ async def voice_row(
         return Rejected(data_id, f"tts_{error.reason}", error.detail)
     rate = len(spoken.replace(" ", "")) / clip.duration_s
     if not MIN_CHARS_PER_S <= rate <= MAX_CHARS_PER_S:
-        return Rejected(
-            data_id, "speech_rate", f"{rate:.1f} characters per second in {rendering.text_th!r}"
-        )
+        detail = f"{rate:.1f} characters per second in {rendering.text_th!r}"
+        return Rejected(data_id, "speech_rate", detail)
     public = ThaiSupRow(
         task_id=task.upper(),
         task_prompt=task_prompt(task),
