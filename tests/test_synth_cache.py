@@ -77,6 +77,7 @@ def test_many_make_one_file_at_the_same_time(tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as pool:
             for future in [pool.submit(open_it) for _ in range(8)]:
                 future.result()
+        assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:

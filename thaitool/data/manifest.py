@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -247,6 +248,15 @@ def _counted(count: int, what: str, examples: Sequence[str]) -> str:
 def unusable(rejected: Iterable[Rejected]) -> list[Rejected]:
     """Those of what was set aside that are bad recordings; a duplicate or a pause is none."""
     return [r for r in rejected if r.reason not in {"duplicate", "pause"}]
+
+
+def by_reason(rejected: Sequence[Rejected]) -> str:
+    """For messages: a line for each reason, the commonest first, with its count and its first item."""
+    first = {r.reason: r for r in reversed(rejected)}
+    return "\n".join(
+        f"  - {n} {reason}, e.g. {first[reason].item}: {first[reason].detail}"
+        for reason, n in Counter(r.reason for r in rejected).most_common()
+    )
 
 
 def check_share(rejected: Sequence[Rejected], total: int, limit: float) -> None:

@@ -138,19 +138,3 @@ def _score(
 
 def _total(column: npt.NDArray[np.floating]) -> float:
     return math.fsum(map(float, column))
-
-
-def ratio_score(
-    name: str,
-    numerators: Sequence[float],
-    denominators: Sequence[float],
-    clusters: Sequence[Cluster],
-    *,
-    draws: int,
-    seed: int,
-    note: str = "",
-    is_share: bool = True,
-) -> Score:
-    """The `Score` of one metric, from its items; see `scores_of`."""
-    column = item_sums(name, numerators, denominators, note=note, is_share=is_share)
-    return scores_of([column], clusters, draws=draws, seed=seed)[0]

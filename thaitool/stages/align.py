@@ -47,10 +47,9 @@ from thaitool.models.hub import locate
 from thaitool.models.projector import Projector
 from thaitool.ops.dtw import dtw_alignment
 from thaitool.ops.path import one_frame_share, token_durations
-from thaitool.records import Progress, Rejected, silent
+from thaitool.records import Progress, silent
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
-from thaitool.training.ranks import on_main_first
-from thaitool.training.run_dir import RESULT, RunDir, begin, resolve
+from thaitool.training.run_dir import RESULT, RunDir, claim, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,9 +237,15 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
     }
     if config.feature_cache is not None:
         inputs["frames"] = str(STORED)  # rounded, so that a run keeps to them or does without
-    # The first process alone: others would find a directory that is half claimed.
-    on_main_first(accelerator, lambda: _claim(config, train_set, inputs, rejected))
-    out = RunDir(config.out)
+    out = claim(
+        accelerator,
+        config,
+        "align",
+        manifest=train_set,
+        inputs=inputs,
+        paths=("out", "data", "encoder", "llm", "feature_cache"),
+        rejected=rejected,
+    )
     if config.method == "none":
         if accelerator.is_main_process:
             _write_untrained(model, out)
@@ -267,23 +272,6 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
         description="align",
     )
     return AlignResult(config.out, training, verdict(training.metrics))
-
-
-def _claim(
-    config: AlignConfig,
-    train_set: Manifest,
-    inputs: dict[str, str | None],
-    rejected: list[Rejected],
-) -> None:
-    begin(
-        config,
-        "align",
-        manifest=train_set,
-        inputs=inputs,
-        paths=("out", "data", "encoder", "llm", "feature_cache"),
-        rejected=rejected,
-        main=True,
-    )
 
 
 def _build(config: AlignConfig, encoder_path: Path, llm: Path) -> _Model:

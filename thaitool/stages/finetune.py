@@ -24,8 +24,7 @@ from thaitool.models.processor import IGNORED, ThaiSpeechProcessor
 from thaitool.records import Progress, silent
 from thaitool.text.prompts import task_prompt
 from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
-from thaitool.training.ranks import on_main_first
-from thaitool.training.run_dir import RunDir, begin, resolve
+from thaitool.training.run_dir import claim, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,9 +117,15 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
     train_set, too_long = within_window(train_set, longest, max_rejected_share=limit)
     dev_set, dev_too_long = within_window(dev_set, longest, max_rejected_share=limit)
     rejected += [*dev_rejected, *too_long, *dev_too_long]
-    # All at once, one process would find the files that another is just writing.
-    on_main_first(accelerator, lambda: _claim(config, train_set, inputs, rejected))
-    out = RunDir(config.out)
+    out = claim(
+        accelerator,
+        config,
+        "finetune",
+        manifest=train_set,
+        inputs=inputs,
+        paths=("out", "data", "model", "llm", "feature_cache"),
+        rejected=rejected,
+    )
     llm = locate(config.llm or type(model_path)(base["llm"]))
     objective = _Objective(model, processor, train_encoder=config.unfreeze_encoder, kept=kept)
     training = train(
@@ -150,23 +155,6 @@ def _kept_frames(config: FinetuneConfig, model: Any) -> FeatureCache | None:
         return None
     precision = config.train.mixed_precision
     return FeatureCache(config.feature_cache, model.audio_tower, precision=precision)
-
-
-def _claim(
-    config: FinetuneConfig,
-    train_set: Manifest,
-    inputs: dict[str, str | None],
-    rejected: list[Any],
-) -> None:
-    begin(
-        config,
-        "finetune",
-        manifest=train_set,
-        inputs=inputs,
-        paths=("out", "data", "model", "llm", "feature_cache"),
-        rejected=rejected,
-        main=True,
-    )
 
 
 def _save(

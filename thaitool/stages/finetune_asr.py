@@ -20,7 +20,7 @@ import torch
 from transformers import Wav2Vec2BertConfig, WhisperConfig
 
 from thaitool.config import RecogniseConfig, SpeechEncoderShape
-from thaitool.data.manifest import Manifest, open_manifest, require_trainable
+from thaitool.data.manifest import Manifest, by_reason, open_manifest, require_trainable
 from thaitool.data.plan import make_plan
 from thaitool.data.scan import scan
 from thaitool.errors import InputError, QuarantineError
@@ -162,7 +162,6 @@ def _claim(config: RecogniseConfig, init: Path | None, encoder: SpeechEncoder) -
         },
         paths=("out", "data", "dev_data", "encoder"),
         rejected=rejected,
-        main=True,
     )
     vocabulary.save(out.path / VOCABULARY)
     account = {
@@ -268,15 +267,9 @@ def _require_few(rejected: Sequence[Rejected], rows: int, config: RecogniseConfi
     limit = config.train.max_rejected_share
     if len(rejected) <= limit * rows:
         return
-    first = {r.reason: r for r in reversed(rejected)}
-    counts = Counter(r.reason for r in rejected)
-    listing = "\n".join(
-        f"  - {n} {reason}, e.g. {first[reason].item}: {first[reason].detail}"
-        for reason, n in counts.most_common()
-    )
     raise QuarantineError(
-        f"{len(rejected)} of {rows} rows cannot be used, more than the allowed share of {limit:g}:\n{listing}\nCorrect"
-        " the list or the options, or raise train.max_rejected_share; the run's quarantine.jsonl then names each.",
+        f"{len(rejected)} of {rows} rows cannot be used, more than the allowed share of {limit:g}:\n"
+        f"{by_reason(rejected)}\nCorrect the list or the options, or raise train.max_rejected_share; the run's quarantine.jsonl then names each.",
         rejected,
     )
 

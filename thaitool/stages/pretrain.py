@@ -169,7 +169,6 @@ def _claim(
                 *("on_collapse", "max_rollbacks"),
             ),
             rejected=rejected,
-            main=True,
         )
 
     on_main_first(accelerator, claim)

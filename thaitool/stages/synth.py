@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from thaitool.config import SynthConfig
+from thaitool.data.manifest import by_reason
 from thaitool.errors import InputError, QuarantineError
 from thaitool.files import write_json
 from thaitool.records import Progress, Rejected, silent
@@ -284,15 +285,9 @@ def _check_rejected(rejected: list[Rejected], made: int, config: SynthConfig) ->
     share = len(rejected) / max(1, made + len(rejected))
     if made and share <= config.max_rejected_share:
         return
-    first = {r.reason: r for r in reversed(rejected)}
-    counts = Counter(r.reason for r in rejected)
-    listing = "\n".join(
-        f"  - {reason}: {n}, first {first[reason].item}: {first[reason].detail}"
-        for reason, n in counts.items()
-    )
     raise QuarantineError(
         f"{len(rejected)} of {made + len(rejected)} rows of {config.source} were rejected, and {made} could be made;"
-        f" the allowed share is {config.max_rejected_share:g}:\n{listing}\n"
+        f" the allowed share is {config.max_rejected_share:g}:\n{by_reason(rejected)}\n"
         "Add what is missing (a translation memory: --translator memory:FILE), or raise max_rejected_share."
     )
 

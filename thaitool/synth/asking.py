@@ -1,6 +1,6 @@
 """Questions to a language model whose answers are JSON of a known form: cached, checked, and repaired once.
 
-What the questions are about is in `enrich` and `render`; how calls are paced and repeated is in `calls`.
+What the questions are about is in `llm_augment` and `llm_translate`; how calls are paced and repeated is in `calls`.
 
 Prompts are the files in `prompts/`, a system and a user part with `$name` places. Their names end in a version and
 their text is part of the cache key: an edited prompt is another question.

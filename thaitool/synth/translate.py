@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from thaitool.errors import ConfigError, InputError
 from thaitool.records import Entity, Rejected
@@ -29,17 +28,6 @@ class Rendering:
     text_th: str
     entities: tuple[Entity, ...]
     rephrase_th: str
-
-
-class Translator(Protocol):
-    """Whatever turns a row into one or more renderings, or says why it cannot."""
-
-    @property
-    def name(self) -> str:
-        """What provenance says about where the Thai text comes from."""
-
-    def translate(self, row: SourceRow) -> tuple[Rendering, ...] | Rejected:
-        """At least one rendering of `row`, or the reason why there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thaitool.config import dump
 from thaitool.data.manifest import (
@@ -31,7 +31,10 @@ from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained, write_json
 from thaitool.models.hub import locate
 from thaitool.records import Rejected
-from thaitool.training.ranks import world_size
+from thaitool.training.ranks import on_main_first, world_size
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 RUN = "run.json"
 RESULT = "result.json"
@@ -188,16 +191,14 @@ def open_run(
     fingerprint: dict[str, Any],
     config_yaml: str,
     *,
-    main: bool = True,
     explain: Mapping[str, Callable[[], str]] | None = None,
 ) -> RunDir:
-    """Claims `path` for a run, or returns to it if it is the same run.
+    """Claims `path` for a run, or returns to it if it is the same run. For one process alone (`on_main_first`).
 
     Args:
         path: The run directory.
         fingerprint: What must be equal for a run to be the same: configuration, data, base weights.
         config_yaml: The complete configuration, kept as `config.yaml`.
-        main: Whether this process writes (rank 0).
         explain: More to say about a key of the fingerprint that differs.
 
     Raises:
@@ -223,19 +224,18 @@ def open_run(
         raise InputError(
             f"{path} must be new or the directory of the same run, but holds other files."
         )
-    if main:
-        with disk_full_is_explained(path):
-            path.mkdir(parents=True, exist_ok=True)
-        machine = {
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "cores": os.cpu_count(),
-        }
-        versions = {name: version(name) for name in _PACKAGES}
-        # First of all files: from here on the directory belongs to this run.
-        write_json(file, {"fingerprint": fingerprint, "versions": versions, "machine": machine})
-        with disk_full_is_explained(path):
-            (path / "config.yaml").write_text(config_yaml, "utf-8")
+    with disk_full_is_explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    machine = {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+    versions = {name: version(name) for name in _PACKAGES}
+    # First of all files: from here on the directory belongs to this run.
+    write_json(file, {"fingerprint": fingerprint, "versions": versions, "machine": machine})
+    with disk_full_is_explained(path):
+        (path / "config.yaml").write_text(config_yaml, "utf-8")
     return RunDir(path)
 
 
@@ -247,9 +247,10 @@ def begin(
     inputs: dict[str, str | None],
     paths: Sequence[str],
     rejected: list[Rejected],
-    main: bool,
 ) -> RunDir:
     """Claims `config.out` for a stage and writes down what it starts from: configuration, manifest, quarantine.
+
+    For one process alone; `claim` sees to that.
 
     Args:
         config: The stage's configuration.
@@ -258,7 +259,6 @@ def begin(
         inputs: Name to sha256 of the weights that training starts from.
         paths: Keys of the configuration that only say where something lies.
         rejected: What the scan set aside.
-        main: Whether this process writes (rank 0).
 
     Raises:
         InputError: `config.out` holds another run.
@@ -283,11 +283,16 @@ def begin(
     }
     if kept.exists():
         explain["manifest"] = lambda: describe_difference(open_manifest(kept), manifest)
-    run = open_run(config.out, fingerprint, dump(config, stage), main=main, explain=explain)
-    if main:
-        write_manifest(manifest, kept)
-        append_quarantine(run.quarantine, rejected)
+    run = open_run(config.out, fingerprint, dump(config, stage), explain=explain)
+    write_manifest(manifest, kept)
+    append_quarantine(run.quarantine, rejected)
     return run
+
+
+def claim(accelerator: Accelerator, config: Any, stage: str, **given: Any) -> RunDir:
+    """`begin` in the first process; the others wait, as they would find a directory that is half claimed."""
+    on_main_first(accelerator, lambda: begin(config, stage, **given))
+    return RunDir(config.out)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
