@@ -367,7 +367,7 @@ def test_synth_that_can_make_nothing_says_why(tmp_path: Path) -> None:
     )
     with pytest.raises(QuarantineError) as caught:
         synth.run(tiny.make(SynthConfig, source=source, out=tmp_path / "x", max_rejected_share=1.0))
-    assert "no_translation: 6, first" in str(caught.value)
+    assert "6 no_translation, e.g. " in str(caught.value)
     assert "--translator memory:FILE" in str(caught.value)
     assert not (tmp_path / "x").exists()
 

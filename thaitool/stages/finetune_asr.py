@@ -269,7 +269,8 @@ def _require_few(rejected: Sequence[Rejected], rows: int, config: RecogniseConfi
         return
     raise QuarantineError(
         f"{len(rejected)} of {rows} rows cannot be used, more than the allowed share of {limit:g}:\n"
-        f"{by_reason(rejected)}\nCorrect the list or the options, or raise train.max_rejected_share; the run's quarantine.jsonl then names each.",
+        f"{by_reason(rejected)}\nCorrect the list or the options, or raise"
+        " train.max_rejected_share; the run's quarantine.jsonl then names each.",
         rejected,
     )
 
