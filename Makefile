@@ -53,6 +53,7 @@ bench: setup  ## slow tests, then speed and memory beside other libraries, and t
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pretraining --out tests/bench/results/pretraining-cpu.json
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.synth --out tests/bench/results/synth.json
 	@$(BIN)/python tests/bench/dtw.py --out tests/bench/results/dtw-cpu.json
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/align.py --out tests/bench/results/align-cpu.json
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/collapse.py --full --out tests/bench/results/collapse.json
 
 gpu-check:  ## on a GPU machine: build in place, tests, sanitizer, benchmark; PYTHON has torch and pytest, ARGS see --help

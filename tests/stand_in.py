@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -97,10 +97,22 @@ def _thai(text: str) -> str:
     return "".join(pick(WORDS, word.lower()) for word in words)
 
 
+def glide(text: str) -> tuple[float, float]:
+    """Pitch at the start and at the end, as factors, by the tone that the first syllable is written with."""
+    mark = next((letter for letter in text if letter in "\u0e48\u0e49"), "")
+    if text[:1] in "ขฉถผฝสห":
+        return {"": (0.85, 1.2), "\u0e48": (0.9, 0.8), "\u0e49": (1.25, 0.9)}[mark]
+    return {"": (1.0, 1.0), "\u0e48": (1.25, 0.9), "\u0e49": (1.2, 1.3)}[mark]
+
+
 def application(
-    *, latency_s: float = 0.0, in_flight: int | None = None, faults: Faults | None = None
+    *,
+    latency_s: float = 0.0,
+    in_flight: int | None = None,
+    faults: Faults | None = None,
+    answering: Callable[..., dict[str, Any]] = answer,
 ) -> web.Application:
-    """The server; `in_flight` requests at once are served, the next gets 429."""
+    """The server; `in_flight` requests at once are served, the next gets 429. `answering` speaks as `answer` does."""
     stats, wrong = Stats(), faults or Faults()
     app = web.Application()
 
@@ -118,7 +130,7 @@ def application(
                 await asyncio.sleep(3600)
             await asyncio.sleep(latency_s)
             stats.outcomes[fault or "ok"] += 1
-            return _response(body, fault, wrong.markers, stats)
+            return _response(body, fault, wrong.markers, stats, answering)
         finally:
             stats.in_flight -= 1
 
@@ -128,7 +140,8 @@ def application(
         stats.outcomes["speech"] += 1
         # A tone as long as the text, so that the gates on the rate of speech let it pass.
         n = int(16_000 * max(0.3, len(body["input"]) / 12) / body["speed"])
-        wave = 0.3 * np.sin(2 * np.pi * (150 + 20 * len(body["voice"])) * np.arange(n) / 16_000)
+        pitch_hz = (150 + 20 * len(body["voice"])) * np.linspace(*glide(body["input"]), n)
+        wave = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch_hz) / 16_000)
         buffer = io.BytesIO()
         soundfile.write(buffer, wave, 16_000, format="WAV", subtype="PCM_16")
         return web.Response(body=buffer.getvalue(), content_type="audio/wav")
@@ -155,14 +168,20 @@ def application(
     return app
 
 
-def _response(body: dict[str, Any], fault: str, markers: float, stats: Stats) -> web.Response:
+def _response(
+    body: dict[str, Any],
+    fault: str,
+    markers: float,
+    stats: Stats,
+    answering: Callable[..., dict[str, Any]],
+) -> web.Response:
     if fault == "busy":
         return web.Response(status=429, headers={"Retry-After": "0.2"}, text="too many requests")
     if fault == "error":
         return web.Response(status=500, text="internal error")
     turns = body["messages"]
     said = json.dumps(
-        answer(turns[1]["content"], repaired=len(turns) > 2, markers=markers), ensure_ascii=False
+        answering(turns[1]["content"], repaired=len(turns) > 2, markers=markers), ensure_ascii=False
     )
     text = {"malformed": said[:-3], "blank": "   "}.get(fault, said)
     if not fault:
@@ -205,7 +224,7 @@ def serving(**options: Any) -> Iterator[str]:
     process = context.Process(target=_serve, args=(0, found, options), daemon=True)
     process.start()
     try:
-        yield found.get(timeout=120)
+        yield found.get(timeout=300)
     finally:
         process.kill()
         process.join()

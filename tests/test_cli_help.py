@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("pretrain", "scan", "synth", "align", "finetune", "eval", "infer"),
-    *("compare", "convert", "convert fairseq", "doctor"),
+    *("compare", "report", "listen", "listen pack", "listen score"),
+    *("convert", "convert fairseq", "convert merge", "doctor"),
 )
 HEAVY = (
     "torch",

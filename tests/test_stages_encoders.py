@@ -140,7 +140,7 @@ def test_recordings_beyond_the_window_are_set_aside(sup: Path, llm: Path, tmp_pa
 def losses(config: Any) -> list[float]:
     result = align.run(config)
     rows = RunDir(result.out).metrics()
-    return [row["loss"] for row in rows] + [rows[-1]["eval_retrieval_mrr"]]
+    return [row["loss"] for row in rows] + [rows[-1]["eval_path_cost"]]
 
 
 def test_kept_frames_train_the_same(

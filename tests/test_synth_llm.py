@@ -86,7 +86,14 @@ def test_labels_follow_their_brackets_and_answers_are_asked_for_once(tmp_path: P
 
 def test_one_repair_turn_tells_the_model_what_was_wrong(tmp_path: Path) -> None:
     for number, wrong in enumerate(
-        ("{no json", '{"spoken": 3, "written": "x"}', LOST, GOOD | {"spoken": "Call [1|a] [2|b]"})
+        (
+            "{no json",
+            '{"spoken": 3, "written": "x"}',
+            LOST,
+            GOOD | {"spoken": "Call [1|a] [2|b]"},
+            GOOD | {"written": "Please call Ann in Nan."},
+            GOOD | {"written": "โปรดโทรศัพท์หา [แอน"},
+        )
     ):
         found, script = translated(
             tmp_path / str(number), wrong, f"```json\n{json.dumps(GOOD)}\n```"
@@ -107,6 +114,10 @@ def test_lost_brackets_fall_back_to_exact_names_or_reject_the_row(tmp_path: Path
     assert isinstance(found, Rejected)
     assert (found.item, found.reason) == ("r1", "translate_span_not_found")
     assert "แอนน์" in found.detail
+    bracketed = plain | {"spoken": "โทรหา[1|แอน]ที่น่าน"}
+    found, _ = translated(tmp_path / "c", LOST, LOST, bracketed, bracketed)
+    assert isinstance(found, Rejected)
+    assert found.reason == "translate_markers_broken"
     # Nothing that was rejected is stored.
     found, script = translated(tmp_path / "b", GOOD)
     assert len(script.asked) == 1
@@ -148,9 +159,9 @@ def test_variants_keep_the_names_or_are_counted_with_a_reason(tmp_path: Path) ->
     rows, rejected = asyncio.run(llm_augment.augment(ROW, 10, asker(script, tmp_path)))
     assert [row.variant for row in rows] == [0, 1, 2, 3, 4, 5]
     assert rows[0] == ROW
-    assert rows[1].text_en == "In Phrae, please call Bob."
+    assert rows[1].text == "In Phrae, please call Bob."
     assert rows[1].entities == (Span(3, 8, "LOC", "Phrae"), Span(22, 25, "PER", "Bob"))
-    assert (rows[1].rephrase_en, rows[1].output, rows[1].intent) == ("", "", "make_call")
+    assert (rows[1].rephrase, rows[1].output, rows[1].intent) == ("", "", "make_call")
     assert Counter(r.reason for r in rejected) == {
         "augment_repeated": 1,
         "augment_markers_lost": 1,
@@ -162,7 +173,7 @@ def test_variants_keep_the_names_or_are_counted_with_a_reason(tmp_path: Path) ->
 
 
 def test_labels_come_from_the_closed_list_and_from_the_sentence(tmp_path: Path) -> None:
-    bare = SourceRow("b", "c", "l", "Announce it to Ann.", None, ())
+    bare = SourceRow("b", "c", "l", "Announce it to Ann.", None, (), has_names=False)
     names = ("make_call", "send_message")
     wrong = {"intent": "shout", "entities": []}
     inside = {"intent": None, "entities": [{"type": "PER", "text": "Anna"}]}
@@ -272,8 +283,8 @@ def test_a_batch_is_written_down_answered_and_replayed(tmp_path: Path) -> None:
 
     async def both(row: SourceRow) -> tuple[tuple[SourceRow, ...], tuple[Rejected, ...]]:
         return (
-            replace(row, text_en="Sing.", entities=()),
-            replace(row, text_en="Hum.", entities=()),
+            replace(row, text="Sing.", entities=()),
+            replace(row, text="Hum.", entities=()),
         ), ()
 
     async def itself(row: SourceRow) -> SourceRow:

@@ -22,6 +22,7 @@ from thaitool.config import SynthConfig
 from thaitool.data.shards import read_thai_sup
 from thaitool.errors import ConfigError, InputError
 from thaitool.stages import synth
+from thaitool.synth.gates import canary
 
 SENTENCES = 24
 IN_FLIGHT = 8
@@ -56,6 +57,8 @@ def settings(url: str, source: Path, out: Path) -> dict[str, Any]:
         "shard_rows": 20,
         "tasks": ["ic", "ner"],
         "calls": {"in_flight": IN_FLIGHT},
+        # The stand-in says the same for many sentences.
+        "gates": {"duplicates": "keep"},
     }
 
 
@@ -94,7 +97,14 @@ def successes(cache: Path) -> int:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    """By name; without what was spent, as calls that died with a process are not counted."""
+    found = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    del found["report.html"]
+    for name in ("dataset_card.json", "report.json"):
+        value = json.loads(found[name])
+        assert value.pop("spending")["calls"] > 0
+        found[name] = json.dumps(value).encode()
+    return found
 
 
 def test_killed_twice_it_asks_nothing_again_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
@@ -170,8 +180,14 @@ def test_unfinished_work_of_other_settings_is_not_mixed_in(tmp_path: Path) -> No
     with sqlite3.connect(left / "ledger.sqlite") as db:
         db.execute("CREATE TABLE run (fingerprint TEXT NOT NULL)")
         db.execute("INSERT INTO run VALUES ('of another')")
+        db.execute("CREATE TABLE texts (position INTEGER PRIMARY KEY, texts TEXT NOT NULL)")
+        db.execute("INSERT INTO texts VALUES (0, '{}')")
     (left / "data" / "IC" / "train" / "train-00009.parquet").write_bytes(b"other rows")
-    done = synth.make(SynthConfig.model_validate(values))
+    with pytest.raises(
+        InputError, match="holds unfinished work of another source or other settings"
+    ):
+        synth.make(SynthConfig.model_validate(values))
+    done = synth.make(SynthConfig.model_validate(values | {"restart": True}))
     assert done.resumed_rows == 0
     names = {p.name for p in (tmp_path / "x" / "IC" / "train").iterdir()}
     assert names == {"train-00000.parquet"}
@@ -198,7 +214,7 @@ def test_a_dry_run_asks_nothing_and_its_calls_are_those_of_the_run(tmp_path: Pat
         assert httpx2.get(f"{url}/stats").json()["requests"] == 0
         done = synth.make(config)
     assert done.spending is not None
-    assert plan.calls == done.spending.calls == SENTENCES * (1 + 4 + 4 * 2)
+    assert plan.calls == done.spending.calls == SENTENCES * (1 + 4 + 4 * 2) + 3 * len(canary.WORDS)
     assert plan.rows == sum(n for _, _, n, _ in done.result.counts)
     assert plan.usd is not None
     assert 0.3 < plan.usd / done.spending.usd < 3
@@ -206,5 +222,6 @@ def test_a_dry_run_asks_nothing_and_its_calls_are_those_of_the_run(tmp_path: Pat
     with pytest.raises(ConfigError, match="max_cost_usd needs the price of the model"):
         synth.make(SynthConfig.model_validate(no_price))
     dear = {"prices": prices, "max_cost_usd": 0.01}
+    changed = {"calls": dear, "out": tmp_path / "y", "gates": {"tone_canary": False}}
     with pytest.raises(ConfigError, match="more than max_cost_usd"):
-        synth.make(SynthConfig.model_validate(values | {"calls": dear, "out": tmp_path / "y"}))
+        synth.make(SynthConfig.model_validate(values | changed))

@@ -1,4 +1,4 @@
-"""Reading English sources: alpaca rows and SNIPS files, good ones and broken ones.
+"""Reading alpaca rows and SNIPS files, good ones and broken ones; the other forms are in `test_synth_readers`.
 
 What becomes of the rows is tested in `test_synth_text`.
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from thaitool.errors import InputError
-from thaitool.synth.sources import Span, read_source
+from thaitool.errors import ConfigError, InputError
+from thaitool.synth.formats import read_source
+from thaitool.synth.sources import Span
 from thaitool.synth.splits import split_rows
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -33,9 +34,9 @@ def test_alpaca_lines_and_array_are_one_source(tmp_path: Path) -> None:
     lines = read_source(write_lines(tmp_path / "a.jsonl", named), licence="CC0-1.0")
     array = tmp_path / "a.json"
     array.write_text(json.dumps([named], indent=1), encoding="utf-8")
-    assert read_source(array, licence="CC0-1.0") == lines
+    assert read_source(array, licence="CC0-1.0").rows == lines.rows
     (row,) = lines.rows
-    assert row.text_en == "Ann, announce it to Ann in Nan"
+    assert row.text == "Ann, announce it to Ann in Nan"
     assert row.entities == (Span(0, 3, "PER", "Ann"), Span(27, 30, "LOC", "Nan"))
     assert (row.intent, row.corpus, row.licence, row.variant) == (None, "a", "CC0-1.0", 0)
     assert re.fullmatch("[0-9a-f]{16}", row.source_id)
@@ -82,13 +83,15 @@ def test_up_to_twenty_mistakes_are_named_with_line_and_field(tmp_path: Path) -> 
     with pytest.raises(InputError) as caught:
         read_source(path)
     message = str(caught.value)
-    assert message.startswith(f"{path} has 8 problems:\n  line 2: not JSON")
+    assert message.startswith(
+        f"{path} has 8 problems:\n  unknown entity types: 'DOG' (1, first in line 7:"
+    )
     for line, what in (
+        (2, "not JSON"),
         (3, "must be a JSON object, not list"),
         (4, "field 'instruction' is missing"),
         (5, "field 'output' must be a string, not int"),
         (6, "field 'entities' must be a list, not dict"),
-        (7, "type must be one of PER, LOC, ORG, OTH, not 'DOG'"),
         (8, "text 'Bob' does not stand in the sentence 'Call Ann.'"),
         (9, "field 'id' repeats 'one' of line 1"),
     ):
@@ -101,7 +104,6 @@ def test_up_to_twenty_mistakes_are_named_with_line_and_field(tmp_path: Path) -> 
 
 def test_files_that_are_no_source_are_refused(tmp_path: Path) -> None:
     cases = (
-        ("a.csv", "x", "must end in .jsonl or .json, not '.csv'"),
         ("a.json", "{", "is not JSON"),
         ("b.json", "3", "must hold a JSON array"),
         ("a.jsonl", "\n", "holds no rows"),
@@ -116,6 +118,10 @@ def test_files_that_are_no_source_are_refused(tmp_path: Path) -> None:
         path.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=re.escape(what)):
             read_source(path)
+    unknown = tmp_path / "a.csv"
+    unknown.write_text("x", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--format: alpaca, snips, bio, .*, speech\."):
+        read_source(unknown)
     with pytest.raises(InputError, match="cannot be read"):
         read_source(tmp_path / "absent.jsonl")
     latin = tmp_path / "latin.jsonl"
@@ -138,7 +144,7 @@ def test_snips_chunks_become_spans_in_three_encodings(tmp_path: Path) -> None:
     source = read_source(path)
     # The first two are one sentence once decoded.
     assert [r.reason for r in source.rejected] == ["duplicate_text"]
-    assert [(r.text_en, r.encoding) for r in source.rows] == [
+    assert [(r.text, r.encoding) for r in source.rows] == [
         ("Play René in 2010", "utf-8"),
         ("Play Tom \U0001f355 in 2010", "cesu-8"),
     ]
@@ -146,14 +152,14 @@ def test_snips_chunks_become_spans_in_three_encodings(tmp_path: Path) -> None:
     assert source.rows[0].intent == "PlayMusic"
     path.write_bytes(b'{"PlayMusic": [' + item(names[1]) + b"]}")
     (row,) = read_source(path).rows
-    assert (row.text_en, row.encoding) == ("Play René in 2010", "latin-1")
+    assert (row.text, row.encoding) == ("Play René in 2010", "latin-1")
     path.write_bytes(b'{"PlayMusic": [' + item(b"\x93Tom\x94") + b"]}")
     with pytest.raises(InputError, match=r"PlayMusic\[0\]\.data\[1\]: .*nor Latin-1"):
         read_source(path)
     path.write_bytes(b'{"PlayMusic": [{"data": [{"text": "Play", "entity": "mood"}]}, {}], "B": 1}')
     with pytest.raises(InputError) as caught:
         read_source(path)
-    assert "PlayMusic[0].data[0]: field 'entity' is the unknown slot 'mood'" in str(caught.value)
+    assert "unknown entity types: 'mood' (1, first in PlayMusic[0]); say" in str(caught.value)
     assert "PlayMusic[1]: field 'data' must be a list" in str(caught.value)
     assert "intent 'B': must be a list" in str(caught.value)
 
@@ -173,7 +179,7 @@ def test_the_real_snips_files_are_read_whole() -> None:
         assert len({row.source_id for row in source.rows}) == len(source.rows)
         for row in source.rows:
             assert row.corpus == "snips"
-            assert all(row.text_en[s.start : s.end] == s.text for s in row.entities)
+            assert all(row.text[s.start : s.end] == s.text for s in row.entities)
         shares = Counter(split_rows(source.rows).values())
         assert shares["train"] > shares["test"] > shares["dev"] > 0
     assert encodings.keys() == {"utf-8", "cesu-8"}

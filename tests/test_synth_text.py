@@ -17,9 +17,10 @@ import pytest
 from thaitool.errors import ConfigError, InputError
 from thaitool.records import ENTITY_KEYS_TH, ENTITY_TYPES, Entity, Rejected
 from thaitool.synth.augment import augment
+from thaitool.synth.formats import read_source
 from thaitool.synth.labels import label_for
 from thaitool.synth.memory import Memory, load_memory
-from thaitool.synth.sources import SourceRow, Span, read_source, skeleton
+from thaitool.synth.sources import SourceRow, Span, skeleton
 from thaitool.synth.splits import split_rows
 from thaitool.synth.translate import MemoryTranslator, Rendering, open_translator, project
 
@@ -88,7 +89,7 @@ def test_the_example_has_eight_intents_of_at_least_twenty_rows(rows: tuple[Sourc
     assert sum(bool(row.entities) for row in rows) * 2 >= len(rows)
     assert {span.type for row in rows for span in row.entities} == set(ENTITY_TYPES)
     assert {row.licence for row in rows} == {"Apache-2.0"}
-    assert all(row.rephrase_en and row.output for row in rows)
+    assert all(row.rephrase and row.output for row in rows)
 
 
 def test_every_intent_of_the_example_has_its_own_thai_name(
@@ -116,7 +117,7 @@ def test_the_name_tables_are_large_enough_and_speak_one_language_each(memory: Me
 def test_every_template_is_used_by_exactly_one_example_row(
     rows: tuple[SourceRow, ...], memory: Memory
 ) -> None:
-    keys = [skeleton(row.text_en, row.entities) for row in rows]
+    keys = [skeleton(row.text, row.entities) for row in rows]
     assert sorted(keys) == sorted(memory.templates)
 
 
@@ -163,7 +164,7 @@ def test_polite_particles_fit_the_speaker_and_the_mood(
 ) -> None:
     endings = Counter[str]()
     for row, renderings in rendered:
-        found = memory.match(skeleton(row.text_en, row.entities))
+        found = memory.match(skeleton(row.text, row.entities))
         assert found is not None
         template, frame = found
         mood = template.mood if frame is None or frame.then == "same" else frame.then
@@ -329,11 +330,11 @@ def test_ten_variants_are_distinct_and_keep_their_row(
         variants = augment(row, VARIANTS, 1, memory)
         assert variants[0] == row
         assert [v.variant for v in variants] == list(range(VARIANTS))
-        assert len({v.text_en for v in variants}) == VARIANTS
+        assert len({v.text for v in variants}) == VARIANTS
         assert {(v.source_id, v.intent) for v in variants} == {(row.source_id, row.intent)}
         for variant in variants:
             assert [s.type for s in variant.entities] == [s.type for s in row.entities]
-            assert all(variant.text_en[s.start : s.end] == s.text for s in variant.entities)
+            assert all(variant.text[s.start : s.end] == s.text for s in variant.entities)
             assert len({s.text for s in variant.entities}) == len(row.entities)
 
 
@@ -346,7 +347,7 @@ def test_names_are_swapped_for_their_kind_everywhere_in_the_row(
     for variant in augment(row, VARIANTS, 0, memory)[1:]:
         names = [memory.names[s.type, s.text.casefold()] for s in variant.entities]
         assert [(n.type, n.kind) for n in names] == kinds
-        assert all(n.en in variant.rephrase_en and n.en in variant.output for n in names)
+        assert all(n.en in variant.rephrase and n.en in variant.output for n in names)
 
 
 def test_variants_depend_on_row_seed_and_number_only(
@@ -370,11 +371,11 @@ def test_an_exhausted_row_gives_fewer_variants_and_none_twice(memory: Memory) ->
 
 
 def test_frames_are_written_as_english(memory: Memory) -> None:
-    texts = {v.text_en for v in augment(a_row("Read me the new messages."), 14, 0, memory)}
+    texts = {v.text for v in augment(a_row("Read me the new messages."), 14, 0, memory)}
     assert "Could you read me the new messages?" in texts
     assert "Please read me the new messages." in texts
     assert "Read me the new messages. Thank you." in texts
-    texts = {v.text_en for v in augment(a_row("Who called me this morning?"), 14, 0, memory)}
+    texts = {v.text for v in augment(a_row("Who called me this morning?"), 14, 0, memory)}
     assert not any(text.startswith(("Please", "Could")) for text in texts)
 
 
@@ -394,7 +395,7 @@ def test_labels_have_the_published_form() -> None:
     assert label_for("ic", one, None) is None
     assert label_for("sr", one, None) == one.rephrase_th
     assert label_for("asr", one, None) == one.text_th
-    with pytest.raises(InputError, match="must be one of asr, ic, ner, sr, not 'st'"):
+    with pytest.raises(InputError, match="must be one of asr, ic, ner, sr, qa, not 'st'"):
         label_for("st", one, None)
 
 

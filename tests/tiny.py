@@ -20,10 +20,12 @@ from transformers import (
 )
 
 from thaitool.config import Section, SynthConfig
+from thaitool.models.chat_template import AUDIO_TOKEN
 from thaitool.models.checkpoint import load_tokenizer, new_processor, new_speech_lm_config
 from thaitool.models.encoder import feature_extractor, new_config
 from thaitool.models.encoders.interface import SpeechEncoder
-from thaitool.models.processor import AUDIO_TOKEN, ThaiSpeechProcessor
+from thaitool.models.processor import ThaiSpeechProcessor
+from thaitool.models.projector import ProjectorSettings
 from thaitool.models.speech_lm import ThaiSpeechForConditionalGeneration
 from thaitool.stages import synth
 
@@ -122,7 +124,7 @@ def speech_lm(
     tower = SpeechEncoder(pretraining_model(seed).wav2vec2)
     tokenizer = load_tokenizer(llm)
     config = new_speech_lm_config(
-        tower.config, llm, tokenizer, projector_factor=2, projector_hidden_size=24
+        tower.config, llm, tokenizer, projector=ProjectorSettings(hidden_size=24)
     )
     language_model = LlamaForCausalLM.from_pretrained(llm)
     model = ThaiSpeechForConditionalGeneration(config, tower, language_model)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Tasks of Thai-SUP: transcription, intent classification, named entities, spoken rephrasing.
-TASKS = ("asr", "ic", "ner", "sr")
+#: Tasks of the published Thai-SUP: transcription, intent classification, named entities, spoken rephrasing.
+PUBLISHED_TASKS = ("asr", "ic", "ner", "sr")
+#: Those, and answering a spoken instruction.
+TASKS = (*PUBLISHED_TASKS, "qa")
 SPLITS = ("train", "dev", "test")
 #: Entity types of the paper's tables, in the order in which reports print them.
 ENTITY_TYPES = ("PER", "LOC", "ORG", "OTH")

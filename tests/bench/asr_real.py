@@ -1,7 +1,6 @@
 """Recognisers on real recordings, trained, scored and compared by the commands of the package. Measures no LLM.
 
-`an4`: a new encoder under CTC on AN4 without ten of its speakers, scored on these ten; `an4-augmented` the same with
-more augmentation. `pretrained`: an encoder that `pretrain` made of the same training audio against one from random
+`an4`: a new encoder under CTC on AN4 without ten of its speakers, scored on these ten. `pretrained`: an encoder that `pretrain` made of the same training audio against one from random
 weights, at equal updates. `thai`: CTC learns 94 Thai clips by heart, which needs units, lengths and decoding to be
 right. Each writes what it saw into `--out`; minutes to half an hour on two cores.
 """
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,28 +200,17 @@ def real_time_factor(model: Path, listed: Path, work: Path, *how: str) -> dict[s
     }
 
 
-#: What differs between the two recipes of AN4.
-MILD = {
-    "speeds": [0.9, 1.0, 1.1],
+#: Resampling moves formants as well: speakers, women above all, that the 64 of training are not.
+AUGMENTATION = {
+    "speeds": [0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.25],
     "mask_prob": 0.1,
-    "channel_mask_prob": 0.15,
-    "dropout": 0.0,
-    "ema_decay": 0.995,
-}
-STRONG = {
-    # Resampling moves formants as well: speakers that are not there.
-    "speeds": [0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2],
-    "mask_prob": 0.15,
-    "channel_mask_prob": 0.25,
-    "dropout": 0.1,
-    "ema_decay": 0.998,
+    "channel_mask_prob": 0.2,
 }
 
 
-def an4(data: Path, work: Path, updates: int, chosen: dict[str, Any] = MILD) -> dict[str, Any]:
+def an4(data: Path, work: Path, updates: int) -> dict[str, Any]:
     """A small conformer on log-mels, from random weights."""
     lists = an4_lists(data, work)
-    augmentation = dict(chosen)
     shape = {
         "family": "wav2vec2-bert",
         "hidden_size": 144,
@@ -231,15 +218,14 @@ def an4(data: Path, work: Path, updates: int, chosen: dict[str, Any] = MILD) -> 
         "heads": 4,
         "intermediate_size": 576,
         "depthwise_kernel": 15,
-        "dropout": augmentation.pop("dropout"),
+        "dropout": 0.1,
     }
-    timing = {"warmup_share": 0.06, "eval_every": 500, "save_every": 250}
-    timing["ema_decay"] = augmentation.pop("ema_decay")
+    timing = {"warmup_share": 0.04, "eval_every": 500, "save_every": 500, "ema_decay": 0.998}
     recipe = {
         "data": [str(work / "train.jsonl")],
         "units": "characters",
         "channel_mask_span": 12,
-        **augmentation,
+        **AUGMENTATION,
         "encoder_shape": shape,
         "train": training(updates, 20, 1e-3, **timing),
     }
@@ -345,7 +331,7 @@ def thai(data: Path, work: Path, updates: int) -> dict[str, Any]:
 def main() -> None:
     """Runs one experiment and writes it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["an4", "an4-augmented", "pretrained", "thai"])
+    parser.add_argument("what", choices=["an4", "pretrained", "thai"])
     parser.add_argument("--data", type=Path, required=True, help="directory with clips.tsv")
     parser.add_argument("--work", type=Path, required=True, help="what is finished there is kept")
     parser.add_argument("--updates", type=int, help="of each training")
@@ -354,8 +340,7 @@ def main() -> None:
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     experiments: dict[str, tuple[Callable[[Path, Path, int], dict[str, Any]], int]] = {
-        "an4": (an4, 4500),
-        "an4-augmented": (partial(an4, chosen=STRONG), 5000),
+        "an4": (an4, 12_000),
         "pretrained": (pretrained, 500),
         "thai": (thai, 400),
     }

@@ -1,4 +1,5 @@
-"""Calls of `synth` against a local server with a known limit, with and without faults; and speech, packing, reading.
+"""Calls of `synth` against a local server with a known limit, with and without faults; and speech, packing, reading;
+then whole data sets (tests/bench/synth_scale.py): two processes against one, and memory as rows become more.
 
 The server (tests/stand_in.py) takes 200 ms for an answer and 32 at once: 160 calls a second are all that anybody could
 make. Every question is one translation, through cache, budget, limits, check of the JSON and of the markers, as in the
@@ -19,7 +20,7 @@ from typing import Any
 
 import httpx2
 
-from tests.bench import measure
+from tests.bench import measure, synth_scale
 from tests.stand_in import Faults, serving
 from thaitool.config import Calls
 from thaitool.data.shards import ThaiSupRow, clear_cache, read_audio, write_shard
@@ -42,6 +43,7 @@ MUST_REACH = {
     "voice_times_real_time": 100,
     "packing_times_real_time": 500,
     "first_row_ms": 50,
+    "scaling_2_processes": 1.8,
 }
 SAID = ("ช่วยตั้งนาฬิกาปลุกตอนเจ็ดโมงเช้าให้หน่อยครับ", "เปิดเพลงในห้องนั่งเล่น", "พรุ่งนี้ที่เชียงใหม่ฝนจะตกไหม")
 
@@ -144,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--clips", type=int, default=2000)
+    parser.add_argument("--memory-rows", type=int, nargs="*", default=[1000, 10_000, 50_000])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     found = {
@@ -154,6 +157,8 @@ def main() -> None:
         "clean": calling(given.rows, Faults(), 30.0),
         "faulty": calling(given.rows, FAULTS, 2.0),
         "speech": speaking(given.clips),
+        "scaling": synth_scale.scaling(20),
+        "memory": synth_scale.memory(given.memory_rows),
     }
     text = json.dumps(found, indent=2, ensure_ascii=False)
     print(text)  # noqa: T201

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def align(
     out: Annotated[
         Path | None, typer.Option(help="Run directory; the same command resumes it.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="dtw or none.")] = None,
+    method: Annotated[str | None, typer.Option(help="dtw, ctc, dtw+ctc, asr or none.")] = None,
     plain: Annotated[
         bool | None, typer.Option("--plain", help="The paper's bare DTW loss, which collapses.")
     ] = None,
@@ -60,4 +61,12 @@ def align(
     from thaitool.stages import align as stage
 
     result = stage.run(loaded, progress_bar)
-    print_training("align", result.out, result.training, [("verdict", result.verdict)], json)
+    extra, training = [("verdict", result.verdict)], result.training
+    if training is not None and not json:
+        extra += [("ALARM", sentence) for sentence in result.alarms]
+        # The metrics are shown here, those of wrong pairs on the line of the true ones.
+        from thaitool.models.align_judge import beside
+
+        extra += beside(training.metrics)
+        training = replace(training, metrics={})
+    print_training("align", result.out, training, extra, json)

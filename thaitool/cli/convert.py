@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thaitool.cli.console import JsonOption, print_json, print_table, progress_bar
+from thaitool.cli.console import JsonOption, LlmOption, print_json, print_table, progress_bar
 
 convert = typer.Typer(
     name="convert", no_args_is_help=True, help="Models of other toolkits to transformers."
@@ -48,3 +48,26 @@ def fairseq(
         ("directory", str(done.out)),
     ]
     print_table("convert fairseq", rows)
+
+
+@convert.command()
+def merge(
+    model: Annotated[Path, typer.Argument(help="A run or checkpoint of align or finetune.")],
+    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    llm: LlmOption = None,
+    json: JsonOption = False,
+) -> None:
+    """A speech LLM to one directory: LoRA merged, LLM inside, as AutoModel and servers load it."""
+    from thaitool.stages import export as stage
+
+    done = stage.run(model, out, llm=llm)
+    if json:
+        print_json(done)
+        return
+    rows = [
+        ("checkpoint", str(done.checkpoint)),
+        ("size", f"{done.n_bytes / 1e6:,.1f} MB"),
+        ("weights", f"sha256 {done.weights_sha256}"),
+        ("directory", str(done.out)),
+    ]
+    print_table("convert merge", rows)

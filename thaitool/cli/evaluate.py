@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from thaitool.reports.report import Report
 
 _MORE = "Further scores"
-TaskOption = Annotated[str | None, typer.Option(help="slu (all four), asr, ic, ner or sr.")]
+TaskOption = Annotated[
+    str | None, typer.Option(help="slu (asr, ic, ner, sr; qa if there), or one of them.")
+]
 PredictionsOption = Annotated[
     Path | None, typer.Option(help="Score this JSONL of {id, task, text} instead.")
 ]
@@ -62,7 +64,7 @@ JudgeKeyOption = Annotated[
 EmbedderOption = Annotated[
     str | None,
     typer.Option(
-        help="Model directory, or URL up to /v1: asr and sr by likeness.", rich_help_panel=_MORE
+        help="Model directory, or URL up to /v1: asr, sr, qa by likeness.", rich_help_panel=_MORE
     ),
 ]
 EmbedderModelOption = Annotated[

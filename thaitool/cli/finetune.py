@@ -35,7 +35,7 @@ def finetune(
     out: Annotated[
         Path | None, typer.Option(help="Run directory; the same command resumes it.")
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma-separated: asr,ic,ner,sr.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated: asr,ic,ner,sr,qa.")] = None,
     lora_rank: Annotated[
         int | None, typer.Option(help="Rank of LoRA on the LLM; 0 freezes it.")
     ] = None,

@@ -19,7 +19,7 @@ def infer(
         list[Path] | None, typer.Argument(help="Sound files; none or - reads paths from stdin.")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="Model or run directory.")] = None,
-    task: Annotated[str | None, typer.Option(help="asr, ic, ner or sr.")] = None,
+    task: Annotated[str | None, typer.Option(help="asr, ic, ner, sr or qa.")] = None,
     prompt: Annotated[
         str | None, typer.Option(help="Ask this instead of the task's own prompt.")
     ] = None,

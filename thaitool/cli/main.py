@@ -16,7 +16,9 @@ from thaitool.cli.doctor import doctor
 from thaitool.cli.evaluate import evaluate
 from thaitool.cli.finetune import finetune
 from thaitool.cli.infer import infer
+from thaitool.cli.listen import listen
 from thaitool.cli.pretrain import pretrain
+from thaitool.cli.report import report
 from thaitool.cli.scan import scan
 from thaitool.cli.synth import synth
 
@@ -48,12 +50,14 @@ app.command(help="Unlabelled Thai audio to an encoder (wav2vec 2.0, new or conti
 app.command(help="Recordings to a manifest, once for many runs.")(scan)
 app.command(help="English text to labelled Thai speech (Thai-SUP shards).")(synth)
 app.command(help="Projected speech to the LLM's token embeddings (U-Align).")(align)
-app.command(help="The speech LLM on four tasks; with --head, a recogniser without an LLM.")(
+app.command(help="The speech LLM on several tasks; with --head, a recogniser without an LLM.")(
     finetune
 )
 app.command("eval", help="Scores with intervals, as a table, JSON and HTML.")(evaluate)
 app.command(help="Whether two reports differ by more than chance.")(compare)
 app.command(help="Answers about sound files, one JSON object a line.")(infer)
+app.command(help="What a data set of synth holds, as tables, JSON and HTML.")(report)
+app.add_typer(listen)
 app.add_typer(convert)
 app.command(help="What this machine has and lacks.")(doctor)
 

@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     from thaitool.synth.estimate import Estimate
 
 _LLM = "Labels and varies the rows: embedded:, openai:URL#MODEL, hf:PATH, batch:DIR#MODEL or replay:FILE#MODEL."
-_TTS = "Voices: espeak:, speech:URL#MODEL, hf-vits:PATH or command:PROGRAM."
+_FORMATS = "alpaca, snips, bio, wikiann, slurp, tsv, text, rows or speech"
+_TTS = "Voices: espeak:, speech:URL#MODEL, hf-vits:PATH, piper:PATH or command:PROGRAM."
 
 
 def synth(
     source: Annotated[
-        Path | None, typer.Option(help="alpaca JSONL or JSON, or SNIPS JSON.")
+        Path | None, typer.Option(help="Sentences, or recordings with transcripts; see --format.")
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help=f"Of the source, if not clear: {_FORMATS}.")
+    ] = None,
+    lang: Annotated[
+        str | None, typer.Option(help="Of the source: en, or th (spoken as it stands).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the shards.")] = None,
     llm: Annotated[str | None, typer.Option(help=_LLM)] = None,
@@ -40,6 +47,15 @@ def synth(
     max_cost: Annotated[
         float | None, typer.Option(help="USD at which to stop; needs calls.prices.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local, or ray: clips are made on a Ray cluster.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes (with ray: actors) that speak.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw unfinished work for OUT away.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate calls, tokens, money, hours, GB.")
     ] = False,
@@ -48,11 +64,13 @@ def synth(
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Makes Thai speech data with labels from English text."""
+    """Makes Thai speech data with labels from English or Thai text."""
     from thaitool.config import SynthConfig, load
 
     options = {
         "source": source,
+        "format": format_,
+        "language": lang,
         "out": out,
         "llm": llm,
         "translator": translator,
@@ -60,6 +78,9 @@ def synth(
         "variants": variants,
         "cache": cache,
         "calls.max_cost_usd": max_cost,
+        "engine": engine,
+        "workers": workers,
+        "restart": restart or None,
         "seed": seed,
     }
     loaded = load(SynthConfig, "synth", recipe=config, settings=set_, options=options)
@@ -85,6 +106,7 @@ def _print_done(done: SynthDone) -> None:
         ("test", result.test_voices),
     )
     rows += [(f"speakers of {split}", ", ".join(voices)) for split, voices in casts]
+    rows += [("source", note) for note in done.notes]
     if done.resumed_rows:
         rows.append(("resumed", f"{done.resumed_rows} rows were made before"))
     if done.spending is not None:
@@ -92,7 +114,11 @@ def _print_done(done: SynthDone) -> None:
         tokens = f"{spent.prompt_tokens} + {spent.completion_tokens} tokens"
         calls = f"{spent.calls}, {spent.failed} of them failed; {tokens}; {spent.usd:.4f} USD"
         rows.append(("calls", calls))
-    print_table("synth", [*rows, ("directory", str(result.out))])
+    rows.append(("directory", str(result.out)))
+    page = result.out / "report.html"
+    if page.is_file():  # sets that an older version made have none; `thaitool report` makes it
+        rows.append(("report", str(page)))
+    print_table("synth", rows)
 
 
 def _print_plan(plan: Estimate) -> None:

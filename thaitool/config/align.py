@@ -31,11 +31,13 @@ class AlignConfig(Section):
         " computes them every time.",
     )
     llm: LoosePath = Field(
-        description="Causal LLM in transformers form; only its token table is read."
+        description="Causal LLM in transformers form; only its token table is read, but by method: asr."
     )
     out: LoosePath = Field(description="Run directory.")
-    method: Literal["dtw", "none"] = Field(
-        "dtw", description="dtw is U-Align; none writes an untrained projector (direct training)."
+    method: Literal["dtw", "ctc", "dtw+ctc", "asr", "none"] = Field(
+        "dtw",
+        description="U-Align by DTW, by CTC over token embeddings, or both; asr: next-token loss with the frozen LLM in"
+        " the loop; none writes an untrained projector (direct training).",
     )
     plain: bool = Field(
         False,
@@ -44,9 +46,25 @@ class AlignConfig(Section):
     allow_untrainable: bool = Field(
         False, description="Train on rows that `synth` marked trainable: false."
     )
+    projector: Literal["conv", "stack", "qformer"] = Field(
+        "conv",
+        description="conv: the paper's strided convolution; stack: neighbouring frames side by side; qformer: queries"
+        " that attend to windows of frames.",
+    )
     projector_factor: Count = Field(2, description="Encoder frames per LLM embedding.")
-    projector_hidden_size: Count = Field(256, description="Width inside the projector.")
+    projector_hidden_size: Count = Field(
+        256, description="Width inside the projector; qformer: a multiple of 32."
+    )
+    projector_layers: Count = Field(
+        2, description="Linear layers after subsampling (conv, stack), or blocks (qformer)."
+    )
+    projector_window: Count = Field(
+        16, description="qformer: encoder frames per window; a multiple of projector_factor."
+    )
     unfreeze_encoder: bool = Field(False, description="Train the encoder's transformer too.")
+    unfreeze_layers: Count | None = Field(
+        None, description="Train this many of its uppermost layers instead; null trains none."
+    )
     unfreeze_convolutions: bool = Field(
         False, description="Train the convolutional feature encoder too."
     )
@@ -62,14 +80,44 @@ class AlignConfig(Section):
     ramp_end: Share = Field(
         0.4, description="Share of updates at which the DTW term has its full weight."
     )
+    ctc_weight: Positive = Field(
+        0.05, description="dtw+ctc: weight of the CTC loss, in nats per token."
+    )
+    ctc_score: Literal["cosine", "dot"] = Field(
+        "cosine", description="How CTC compares frames with token embeddings."
+    )
+    ctc_temperature: Positive = Field(0.1, description="CTC's scores are divided by it.")
+    select: Literal["retrieval_mrr", "probe_cer"] = Field(
+        "retrieval_mrr", description="Held-out figure that chooses the best checkpoint."
+    )
+    judge_items: Count = Field(500, description="Held-out rows that are judged, at most.")
+    probe_every: int = Field(
+        0, ge=0, description="Evaluations between CTC probes of the frames; 0 probes at the end."
+    )
+    probe_clips: Count = Field(200, description="Training rows that a probe learns from, at most.")
+    probe_updates: Count = Field(200, description="Updates of a probe.")
     train: Training
 
     @model_validator(mode="after")
     def _fits(self) -> AlignConfig:
         if isinstance(self.layer, int) and self.layer < 1:
             raise ValueError(f"layer must be 1 or more, but is {self.layer}")
-        if self.feature_cache is not None and (self.unfreeze_encoder or self.layer == "mix"):
+        changing = self.unfreeze_encoder or self.unfreeze_layers is not None
+        if self.feature_cache is not None and (changing or self.layer == "mix"):
             raise ValueError(
-                "feature_cache must be null where frames change in training, with unfreeze_encoder or layer: mix"
+                "feature_cache must be null where frames change in training, with unfreeze_encoder, unfreeze_layers or"
+                " layer: mix"
+            )
+        if self.unfreeze_encoder and self.unfreeze_layers is not None:
+            raise ValueError(
+                "unfreeze_layers must be null with unfreeze_encoder, which trains all layers"
+            )
+        if self.plain and self.method not in {"dtw", "none"}:
+            raise ValueError(
+                f"plain is the bare DTW loss, so method must be dtw, not {self.method}"
+            )
+        if self.select == "probe_cer" and self.probe_every != 1:
+            raise ValueError(
+                "select: probe_cer needs a probe at every evaluation, so set probe_every: 1"
             )
         return self

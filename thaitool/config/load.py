@@ -150,6 +150,7 @@ def _read_recipe(recipe: str, stage: str, problems: list[str]) -> dict[tuple[str
         "eval",
         "compare",
         "infer",
+        "report",
     }
     problems.extend(
         f"{out[k].where}: unknown stage {k[0]!r}." for k in out if len(k) == 1 and k[0] not in known

@@ -16,7 +16,8 @@ LoosePath = Annotated[Path, Strict(strict=False)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Task = Literal["asr", "ic", "ner", "sr"]
+LlmDtype = Literal["float32", "bfloat16"]
+Task = Literal["asr", "ic", "ner", "sr", "qa"]
 
 
 class Section(BaseModel):
@@ -218,6 +219,7 @@ class FinetuneConfig(Section):
     llm: LoosePath | None = Field(
         None, description="Where the base LLM lies now, if not where it was."
     )
+    llm_dtype: LlmDtype = Field("float32", description="Form of the LLM's weights in memory.")
     tasks: list[Task] = Field(
         ["asr", "ic", "ner", "sr"], description="Tasks to train.", min_length=1
     )
@@ -284,7 +286,9 @@ class Decoding(Section):
 class EvalConfig(Decoding):
     """`thaitool eval`: scores with intervals for a model or a predictions file."""
 
-    task: Literal["slu", "asr", "ic", "ner", "sr"] = Field("slu", description="slu is all four.")
+    task: Literal["slu", "asr", "ic", "ner", "sr", "qa"] = Field(
+        "slu", description="slu is the four published tasks, and qa where the split has rows of it."
+    )
     data: LoosePath = Field(
         description="Thai-SUP directory, or any other listed data with labels or transcripts."
     )
@@ -298,6 +302,7 @@ class EvalConfig(Decoding):
     llm: LoosePath | None = Field(
         None, description="Where the base LLM lies now, if not where it was."
     )
+    llm_dtype: LlmDtype = Field("float32", description="Form of the LLM's weights in memory.")
     split: Literal["train", "dev", "test"] = Field("test", description="Split to score.")
     shuffled: bool = Field(True, description="Also answer with the audio of other utterances.")
     limit: Count | None = Field(
@@ -329,7 +334,7 @@ class EvalConfig(Decoding):
     )
     embedder: str | None = Field(
         None,
-        description="Directory of a transformers model, or URL up to /v1, for the likeness of meaning of asr and sr.",
+        description="Directory of a transformers model, or URL up to /v1, for the likeness of meaning of asr, sr, qa.",
     )
     embedder_model: str = Field("", description="Model that the embedder's server is asked for.")
     embedder_key_variable: str = Field(
@@ -374,6 +379,7 @@ class InferConfig(Decoding):
     llm: LoosePath | None = Field(
         None, description="Where the base LLM lies now, if not where it was."
     )
+    llm_dtype: LlmDtype = Field("float32", description="Form of the LLM's weights in memory.")
     batch_s: Positive = Field(60.0, description="Padded seconds of audio per batch.")
     max_new_tokens: Count = Field(128, description="Length limit of an answer.")
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from thaitool.config.sections import Count, LoosePath, Positive, Section, Share, Task
+from thaitool.config.synth_effects import Effects
+from thaitool.config.synth_gates import Gates
+
+SourceFormat = Literal[
+    "alpaca", "snips", "bio", "wikiann", "slurp", "tsv", "text", "rows", "speech"
+]
 
 
 class ModelPrice(Section):
@@ -40,6 +46,9 @@ class Calls(Section):
     key_variable: str = Field(
         "", description="Environment variable with the key of the servers; empty sends none."
     )
+    key_variables: dict[str, str] = Field(
+        {}, description="The same by host, such as api.deepseek.com; goes before key_variable."
+    )
     record: LoosePath | None = Field(
         None, description="File to which answers of openai: are appended, for replay:."
     )
@@ -49,7 +58,30 @@ class Calls(Section):
 class SynthConfig(Section):
     """`thaitool synth`: English text to Thai speech with labels."""
 
-    source: LoosePath = Field(description="alpaca JSONL or JSON, or SNIPS JSON.")
+    source: LoosePath = Field(
+        description="Sentences: a file in one of the forms of `format`, or recordings with transcripts."
+    )
+    format: SourceFormat | None = Field(
+        None, description="How the source is written; null: by its name and first lines."
+    )
+    language: Literal["en", "th"] = Field(
+        "en", description="Of the source; Thai sentences are not translated but spoken as they are."
+    )
+    corpus: str | None = Field(
+        None, description="Name of the source in provenance; null: that of the file."
+    )
+    licence: str | None = Field(None, description="Of rows of the source that do not name theirs.")
+    entity_types: dict[str, Literal["PER", "LOC", "ORG", "OTH"] | None] = Field(
+        {}, description="Entity type of the source: ours, or null for what is no name."
+    )
+    token_column: int = Field(
+        1, description="Column of the tokens, from 1, or from -1 at the end (bio, wikiann)."
+    )
+    tag_column: int = Field(-1, description="Column of the tags (bio, wikiann).")
+    intent_names: Literal["listed", "own"] = Field(
+        "listed",
+        description="Labels of intents: from the closed list alone, or the intent's own name where that has none.",
+    )
     out: LoosePath = Field(description="Directory of the Thai-SUP shards.")
     llm: str = Field(
         "embedded:",
@@ -62,7 +94,8 @@ class SynthConfig(Section):
     )
     tts: str = Field(
         "espeak:",
-        description="espeak: (phonemes with tones), speech:URL#MODEL, hf-vits:PATH or command:PROGRAM ARGUMENTS.",
+        description="espeak: (phonemes with tones), speech:URL#MODEL, hf-vits:PATH, piper:PATH or command:PROGRAM"
+        " ARGUMENTS.",
     )
     voices: list[str] = Field(
         [], description="Voices to cast, NAME or NAME:WEIGHT; empty: all that the backend knows of."
@@ -73,6 +106,10 @@ class SynthConfig(Section):
         " null: that of the translation memory.",
     )
     temperature: float = Field(0.7, ge=0, description="Of the language models.")
+    request_fields: dict[str, dict[str, JsonValue]] = Field(
+        {},
+        description="By model: fields of its server's own in each request, such as {thinking: {type: disabled}}.",
+    )
     cache: LoosePath | None = Field(
         None,
         description="File of answers, shared by any number of data sets; null: OUT.cache.sqlite, beside OUT.",
@@ -96,7 +133,28 @@ class SynthConfig(Section):
     trainable: bool = Field(
         False, description="Mark rows as fit for real training; embedded voices are smoke quality."
     )
+    engine: Literal["local", "ray"] = Field(
+        "local", description="Where clips are made: on this machine, or on those of a Ray cluster."
+    )
+    report_against: list[LoosePath] = Field(
+        [],
+        description="Files of real Thai text, one sentence a line, that report.html compares the sounds with.",
+    )
+    workers: Count = Field(
+        1, description="Processes in which voices of this program speak; with ray, all its actors."
+    )
+    restart: bool = Field(
+        False, description="Throws the unfinished work of an earlier command for OUT away."
+    )
     calls: Calls = Field(
         default_factory=lambda: Calls.model_validate({}),
         description="How servers and local models are called; changes nothing that is made.",
+    )
+    gates: Gates = Field(
+        default_factory=lambda: Gates.model_validate({}),
+        description="What sentences and clips must pass.",
+    )
+    effects: Effects = Field(
+        default_factory=lambda: Effects.model_validate({}),
+        description="Room and noise on finished clips, after the gates.",
     )

@@ -1,7 +1,8 @@
 """Sound inside parquet files: Thai-SUP's published nine-column schema with its provenance table, and any other file.
 
 Writes and reads rows; does not decode audio. Source of the schema: the data set card of arXiv:2509.14804; layout
-`{IC,NER,SR,ASR}/{train,dev,test}/{split}-00000.parquet`, row groups of 100 so that one row costs milliseconds.
+`{IC,NER,SR,ASR}/{train,dev,test}/{split}-00000.parquet` (and `QA`, which is not published), row groups of 100 so that
+one row costs milliseconds.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import os
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +82,12 @@ class Provenance:
     voice: str
     phonemes: str
     trainable: bool
+    entities: str = ""
+    """JSON list of {type, surface, start, end}; the numbers are characters of `text`, `end` exclusive."""
+    gates: str = ""
+    """JSON object of what was measured, by name."""
+    effects: str = ""
+    """JSON object of the room and the noise that were added; "" for none."""
 
 
 def write_shard(path: Path, rows: Sequence[ThaiSupRow]) -> None:
@@ -168,10 +175,18 @@ def _read_provenance(root: Path) -> dict[str, Provenance]:
     for folder in (root, *root.parents[:3]):
         files = sorted((folder / "provenance").glob("*.parquet"))
         if files:
-            names = [f.name for f in fields(Provenance)]
-            rows = (row for f in files for row in _read_columns(f, names, names).to_pylist())
+            rows = (row for file in files for row in _read_provenance_file(file))
             return {row["data_id"]: Provenance(**row) for row in rows}
     return {}
+
+
+def _read_provenance_file(file: Path) -> list[dict[str, Any]]:
+    # Columns with a default are younger than the first data sets.
+    required = [f.name for f in fields(Provenance) if f.default is MISSING]
+    there = read_parquet_schema(file).names
+    younger = [f.name for f in fields(Provenance) if f.name in there and f.name not in required]
+    rows: list[dict[str, Any]] = _read_columns(file, required + younger, required).to_pylist()
+    return rows
 
 
 def _read_columns(path: Path, names: list[str], required: list[str]) -> pa.Table:

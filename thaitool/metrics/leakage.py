@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rapidfuzz.distance import Levenshtein
@@ -50,6 +50,11 @@ class Leak:
     """`id`: the same public recording; `text`: the same transcript in `thai-v1`; `near`."""
     likeness: float = 1.0
 
+    @property
+    def order(self) -> tuple[int, float]:
+        """The surer the kind and the nearer the text, the less."""
+        return ("id", "text", "near").index(self.kind), -self.likeness
+
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
@@ -75,35 +80,24 @@ def find_leaks(test: Iterable[Line], train: Iterable[Line]) -> Leakage:
     Raises:
         InputError: the test set is empty, or has an id twice.
     """
-    lines = list(test)
-    repeated = len(lines) - len({line.id for line in lines})
-    if not lines or repeated:
+    items = TestItems(test)
+    repeated = len(items.lines) - len({line.id for line in items.lines})
+    if not items.lines or repeated:
         raise InputError(
-            f"A leakage check needs test items with different ids; there are {len(lines)}, and "
+            f"A leakage check needs test items with different ids; there are {len(items.lines)}, and "
             f"{repeated} repeat an earlier id."
         )
-    forms = [compact(line.text) for line in lines]
-    by_form: dict[str, list[int]] = {}
-    by_key: dict[str, list[int]] = {}
-    for i, (line, form) in enumerate(zip(lines, forms, strict=True)):
-        if form:
-            by_form.setdefault(form, []).append(i)
-        for key in recording_ids(line.id):
-            by_key.setdefault(key, []).append(i)
-    short, long = _index(forms, is_long=False), _index(forms, is_long=True)
     found: dict[int, Leak] = {}
     n_train = 0
     for other in train:
         n_train += 1
-        form = compact(other.text)
-        for key in recording_ids(other.id):
-            _keep(found, by_key.get(key, ()), lines, Leak("", other.id, "id"))
-        _keep(found, by_form.get(form, ()), lines, Leak("", other.id, "text"))
-        for i, likeness in (*_near_short(short, forms, form), *_near_long(long, form)):
-            _keep(found, (i,), lines, Leak("", other.id, "near", likeness))
+        for i, leak in items.leaks_of(other):
+            before = found.get(i)
+            if before is None or leak.order < before.order:
+                found[i] = leak
     leaks = tuple(found[i] for i in sorted(found))
     counts = Counter(leak.kind for leak in leaks)
-    N = len(lines)
+    N = len(items.lines)
     note = f"against {n_train} training items"
     return Leakage(
         (
@@ -117,24 +111,43 @@ def find_leaks(test: Iterable[Line], train: Iterable[Line]) -> Leakage:
     )
 
 
+class TestItems:
+    """A test set, indexed once, that any number of training items can be compared with."""
+
+    __test__ = False  # not a test of pytest's
+
+    def __init__(self, test: Iterable[Line]) -> None:
+        self.lines = list(test)
+        self._forms = [compact(line.text) for line in self.lines]
+        self._by_form: dict[str, list[int]] = {}
+        self._by_key: dict[str, list[int]] = {}
+        for i, (line, form) in enumerate(zip(self.lines, self._forms, strict=True)):
+            if form:
+                self._by_form.setdefault(form, []).append(i)
+            for key in recording_ids(line.id):
+                self._by_key.setdefault(key, []).append(i)
+        self._short = _index(self._forms, is_long=False)
+        self._long = _index(self._forms, is_long=True)
+
+    def leaks_of(self, train: Line) -> Iterator[tuple[int, Leak]]:
+        """(number of the test item, leak) for each that `train` gives away; one may come several times."""
+        form = compact(train.text)
+        for key in recording_ids(train.id):
+            for i in self._by_key.get(key, ()):
+                yield i, Leak(self.lines[i].id, train.id, "id")
+        for i in self._by_form.get(form, ()):
+            yield i, Leak(self.lines[i].id, train.id, "text")
+        for i, likeness in (
+            *_near_short(self._short, self._forms, form),
+            *_near_long(self._long, form),
+        ):
+            yield i, Leak(self.lines[i].id, train.id, "near", likeness)
+
+
 def recording_ids(item_id: str) -> list[str]:
     """Ids of public recordings in an id or file name, such as common_voice_th_31022646 (Common
     Voice) and 6-6279-28 (GigaSpeech 2)."""
     return [*_COMMON_VOICE.findall(item_id), *_GIGASPEECH.findall(item_id)]
-
-
-_ORDER = {"id": 0, "text": 1, "near": 2}
-
-
-def _keep(found: dict[int, Leak], rows: Sequence[int], lines: Sequence[Line], leak: Leak) -> None:
-    """Note the leak for each test row, unless a surer or nearer one is known."""
-    for i in rows:
-        before = found.get(i)
-        if before is None or (_ORDER[leak.kind], -leak.likeness) < (
-            _ORDER[before.kind],
-            -before.likeness,
-        ):
-            found[i] = Leak(lines[i].id, leak.train_id, leak.kind, leak.likeness)
 
 
 def _grams(text: str, n: int) -> frozenset[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thaitool.errors import InputError
+from thaitool.metrics.answers import answer_sums
 from thaitool.metrics.chrf import chrf_pooled
 from thaitool.metrics.entities import count_entities, entity_sums
 from thaitool.metrics.intents import (
@@ -46,7 +47,7 @@ class ItemScore:
     """One utterance: what was right, what was said, and how wrong that is (0 is right).
 
     `error` is character edits per reference character (asr), 0 or 1 (ic), entities missed or
-    invented, plus 1 for an unreadable answer (ner), 1 - chrF (sr).
+    invented, plus 1 for an unreadable answer (ner), 1 - chrF (sr, qa).
     """
 
     id: str
@@ -145,6 +146,8 @@ def score_tasks(
             parts, errors = _intents([ref.text for ref in refs], told, groups, closed_set)
         elif task == "ner":
             parts, errors = _entities([ref.text for ref in refs], told)
+        elif task == "qa":
+            parts, errors = _answering([ref.text for ref in refs], told)
         else:
             said = [(spoken or {}).get(ref.id) for ref in refs]
             parts, errors = _rephrasing([ref.text for ref in refs], told, said)
@@ -202,7 +205,8 @@ def slice_scores(
     """
     chosen = np.arange(len(task.clusters))[rows]
     columns = [select(column, chosen) for column in task.columns]
-    return scores_of(columns, [task.clusters[i] for i in chosen], draws=draws, seed=seed)
+    clusters = _View(len(chosen), lambda k: task.clusters[int(chosen[k])])
+    return scores_of(columns, clusters, draws=draws, seed=seed)
 
 
 def _check(
@@ -299,3 +303,13 @@ def _rephrasing(
     columns = proxy_sums(gold, told, spoken=said)
     whole = chrf_pooled(gold, told, name="sr_proxy_corpus_chrf")
     return [*columns, whole], 1 - columns[0].numerators.astype(np.float64)  # 1 - chrF
+
+
+def _answering(gold: Sequence[str], told: Sequence[str]) -> tuple[list[Part], Errors]:
+    columns = answer_sums(gold, told)
+    whole = chrf_pooled(gold, told, name="qa_proxy_corpus_chrf")
+    errors = 1 - columns[0].numerators.astype(np.float64)  # 1 - chrF
+    # An empty reference is in no rate; whatever was said over it is wrong.
+    for row in np.flatnonzero(columns[0].denominators == 0).tolist():
+        errors[row] = float(bool(told[row].strip()))
+    return [*columns, whole], errors

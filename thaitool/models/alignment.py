@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-#: How many transcripts the tokenizer gets at once when tokens are counted.
+#: How many transcripts the tokenizer gets at once when all of them are looked at.
 TEXTS_AT_ONCE = 5000
 #: Share of all tokens at which a token's weight has fallen to half of an unseen token's.
 RARITY = 0.003
@@ -148,23 +148,6 @@ def monitors(terms: AlignmentTerms, text_lengths: Tensor) -> dict[str, Tensor]:
     }
 
 
-def retrieval(speech: Tensor, text: Tensor, same_text: Tensor) -> dict[str, float]:
-    """How well pooled speech (B, D) finds its transcript among pooled texts (B, D): R@1, mean reciprocal rank.
-
-    Rows of the same transcript count as the same item, so that repeated sentences are no errors.
-    """
-    scores = speech @ text.T
-    own = scores.masked_fill(~same_text, float("-inf")).max(1).values
-    rivals = scores.masked_fill(same_text, float("-inf"))
-    # Distinct rival transcripts only: keep the first row of each.
-    first = same_text.float().argmax(1) == torch.arange(len(same_text), device=same_text.device)
-    rank = 1 + ((rivals >= own[:, None]) & first[None, :]).sum(1)
-    return {
-        "retrieval_r1": float((rank == 1).float().mean()),
-        "retrieval_mrr": float((1 / rank).mean()),
-    }
-
-
 def _own_and_others(batch: int, transcripts: int, device: torch.device) -> Tensor:
     """Row b: b itself, then the `transcripts` rows before it, around the end of the batch."""
     rows = torch.arange(batch, device=device)
@@ -203,13 +186,3 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text, without special tokens."""
     found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return found
-
-
-def count_tokens(tokenizer: Any, texts: Sequence[str], vocabulary: int) -> Tensor:
-    """How often each token occurs in the texts, [vocabulary]; some thousand texts at a time."""
-    counts = torch.zeros(vocabulary, dtype=torch.long)
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        rows = token_ids(tokenizer, texts[start : start + TEXTS_AT_ONCE])
-        ids = torch.tensor([i for row in rows for i in row], dtype=torch.long)
-        counts += torch.bincount(ids, minlength=vocabulary)
-    return counts

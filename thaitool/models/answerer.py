@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ
@@ -83,7 +84,8 @@ def load_answerer(path: Path, config: EvalConfig | InferConfig) -> Answerer:
         raise InputError(
             f"decoding: {config.decoding} is for recognisers (`finetune --head`), but {path} is none; leave it out."
         )
-    model, processor = checkpoint.load_speech_lm(path, llm=config.llm)
+    dtype = getattr(torch, config.llm_dtype)
+    model, processor = checkpoint.load_speech_lm(path, llm=config.llm, dtype=dtype)
     model.to(device)
     return Answerer(
         lambda audio, lengths, instructions: generate.answer(

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from thaitool.errors import InputError
+from thaitool.models.chat_template import AUDIO_TOKEN, speech_template
 from thaitool.models.encoder import (
     damage_is_explained,
     feature_extractor,
@@ -25,9 +27,14 @@ from thaitool.models.encoder import (
     read_model_type,
 )
 from thaitool.models.encoders.interface import Layer, SpeechEncoder, new_speech_encoder
-from thaitool.models.hub import locate
-from thaitool.models.processor import AUDIO_TOKEN, ThaiSpeechProcessor
-from thaitool.models.speech_lm import ThaiSpeechConfig, ThaiSpeechForConditionalGeneration
+from thaitool.models.hub import hub_source, locate
+from thaitool.models.processor import ThaiSpeechProcessor, differences
+from thaitool.models.projector import ProjectorSettings
+from thaitool.models.speech_lm import (
+    ThaiSpeechConfig,
+    ThaiSpeechForConditionalGeneration,
+    require_plain_head,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +44,10 @@ if TYPE_CHECKING:
 FRONT_END = "front_end.safetensors"
 BASE = "base.json"
 ADAPTER = "adapter"
-#: Of the encoder's weights, by the names of transformers' module, and of the logits of a layer mix.
-TOWER, MIX = "audio_tower.", "audio_mix"
+#: Of the encoder's weights, by the names of transformers' module, of the projector's, and of a layer mix's logits.
+TOWER, PROJECTOR, MIX = "audio_tower.", "multi_modal_projector.", "audio_mix"
+#: What every LLM for Thai must be able to write: consonants, vowels, tone marks.
+THAI = "".join(chr(c) for c in (*range(0x0E01, 0x0E3A), *range(0x0E40, 0x0E4E)))
 
 
 def weights_sha256(path: Path) -> str:
@@ -60,28 +69,75 @@ def weights_sha256(path: Path) -> str:
 
 
 def load_embedding_table(llm: Path) -> Tensor:
-    """The LLM's token table, shape (V, D), read from its shard alone; the LLM itself is never loaded.
+    """The LLM's token table as its layers see it, shape (V, D), read from its shard alone; the LLM is never loaded.
 
     Raises:
         InputError: no transformers LLM, no safetensors, or no token table in them.
     """
     read_model_type(llm)
-    for file in sorted(llm.glob("*.safetensors")):
+    name, scale = _token_table(llm)
+    leaf = name.rpartition(".")[0].rpartition(".")[2] + ".weight"
+    for file in _shards(llm, leaf):
         with damage_is_explained(file), safe_open(file, framework="pt") as shard:
-            names = [n for n in shard.keys() if n.endswith("embed_tokens.weight")]  # noqa: SIM118
-            if names:
-                table: Tensor = shard.get_tensor(names[0]).float()
-                return table
+            held = list(shard.keys())
+            # A base model saved on its own has the names without their first part.
+            found = [n for n in held if n == name] or [n for n in held if n.endswith(leaf)]
+            if found:
+                table: Tensor = shard.get_tensor(found[0]).float()
+                return table if scale == 1 else table.mul_(scale)
     raise InputError(
-        f"{llm} must hold an LLM as safetensors with a token table (…embed_tokens.weight), but none was found."
+        f"{llm} must hold an LLM as safetensors with a token table ({name}), but none was found. If its weights are in"
+        " another form, load it with transformers and save it again with save_pretrained."
     )
 
 
+def _token_table(llm: Path) -> tuple[str, float]:
+    """Name of the token table's weight, and the factor by which some models (Gemma) scale what they look up."""
+    with torch.device("meta"):
+        config = _causal_lm(llm, AutoConfig.from_pretrained, llm)
+        model = _causal_lm(llm, AutoModelForCausalLM.from_config, config)
+    table = model.get_input_embeddings()
+    name = next(n for n, module in model.named_modules() if module is table)
+    return f"{name}.weight", float(getattr(table, "scalar_embed_scale", 1.0))
+
+
+def _shards(llm: Path, leaf: str) -> list[Path]:
+    """The files that may hold a weight of that last name: of a sharded model, those its index names."""
+    index = llm / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(llm.glob("*.safetensors"))
+    try:
+        places = json.loads(index.read_text("utf-8"))["weight_map"]
+        names = sorted({file for name, file in places.items() if name.endswith(leaf)})
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{index} is damaged: {error!r}. Copy or download the LLM again."
+        ) from error
+    if missing := [n for n in names if not (llm / n).is_file()]:
+        raise InputError(
+            f"{llm} must hold all shards that its index names, but lacks {missing[0]}. Copy or download it again."
+        )
+    return [llm / name for name in names]
+
+
+def _causal_lm(llm: Path, make: Any, *arguments: Any, **named: Any) -> Any:
+    try:
+        return make(*arguments, **named)
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{llm} must hold a causal LLM that transformers can load, but it says:"
+            f" {str(error).splitlines()[0]}"
+        ) from error
+
+
 def load_tokenizer(path: Path) -> Any:
-    """The LLM's tokenizer, which must know the audio placeholder, a chat template, padding and end of sequence.
+    """The LLM's tokenizer, with the audio placeholder added if it is new to it.
+
+    The placeholder's row of the token table is never looked up, so the LLM's table need not grow.
 
     Raises:
-        InputError: one of these is missing; the message names it.
+        InputError: it has no chat template or no end of sequence, or cannot write Thai; the message names what is
+            missing.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -91,10 +147,18 @@ def load_tokenizer(path: Path) -> Any:
             f" load it: {str(error).splitlines()[0]}"
         ) from error
     lacks = [n for n in ("eos_token", "chat_template") if not getattr(tokenizer, n, None)]
-    if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) in {None, tokenizer.unk_token_id}:
-        lacks.append(f"the token {AUDIO_TOKEN}")
     if lacks:
-        raise InputError(f"The tokenizer of {path} must have {', '.join(lacks)}, but lacks it.")
+        raise InputError(
+            f"The tokenizer of {path} must have {', '.join(lacks)}, but lacks it. Choose an LLM tuned for chat."
+        )
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in tokenizer(THAI, add_special_tokens=False)["input_ids"]:
+        raise InputError(
+            f"The tokenizer of {path} must be able to write Thai, but it turns some of {THAI} into"
+            f" {tokenizer.unk_token}. Choose an LLM that knows Thai."
+        )
+    if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) in {None, unknown}:
+        tokenizer.add_tokens([AddedToken(AUDIO_TOKEN, normalized=False)], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -105,34 +169,56 @@ def new_speech_lm_config(
     llm: Path,
     tokenizer: Any,
     *,
-    projector_factor: int,
-    projector_hidden_size: int,
+    projector: ProjectorSettings,
     audio_layer: Layer = "last",
 ) -> ThaiSpeechConfig:
-    """Configuration of a speech LLM over an encoder configuration and an LLM directory."""
+    """Configuration of a speech LLM over an encoder configuration and an LLM directory.
+
+    Raises:
+        InputError: no causal LLM, or one of a kind that the loss would not be right for.
+    """
+    text_config = _causal_lm(llm, AutoConfig.from_pretrained, llm)
+    require_plain_head(text_config, llm)
     return ThaiSpeechConfig(
         # A copy: nesting a configuration makes transformers forget how its model computes attention, and a live
         # encoder would go on without masking its padding.
         audio_config=copy.deepcopy(audio_config),
-        text_config=AutoConfig.from_pretrained(llm),
+        text_config=text_config,
         audio_layer=audio_layer,
         audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
-        projector_factor=projector_factor,
-        projector_hidden_size=projector_hidden_size,
+        projector=projector.form,
+        projector_factor=projector.factor,
+        projector_hidden_size=projector.hidden_size,
+        projector_layers=projector.layers,
+        projector_window=projector.window,
     )
 
 
 def new_processor(config: ThaiSpeechConfig, tokenizer: Any) -> ThaiSpeechProcessor:
-    """The processor that fits a configuration."""
+    """The processor that fits a configuration.
+
+    Raises:
+        InputError: the LLM's table has no row for a token that every prompt needs.
+    """
     kernels, strides = length_arithmetic(config.audio_config)
-    return ThaiSpeechProcessor(
+    processor = ThaiSpeechProcessor(
         feature_extractor(config.audio_config),
         tokenizer,
-        chat_template=tokenizer.chat_template,
+        chat_template=speech_template(tokenizer.chat_template),
         conv_kernel=kernels,
         conv_stride=strides,
         projector_factor=config.projector_factor,
     )
+    needed = tokenizer(processor.prompt("", 0), add_special_tokens=False)["input_ids"]
+    highest = max([*needed, tokenizer.eos_token_id, tokenizer.pad_token_id])
+    rows = config.text_config.vocab_size  # type: ignore[union-attr]
+    if highest >= rows:
+        raise InputError(
+            f"The LLM must have a row for every token of its tokenizer's chat template, but"
+            f" {tokenizer.convert_ids_to_tokens(highest)} has number {highest} and there are {rows} rows. Load the LLM"
+            " with transformers, call resize_token_embeddings(len(tokenizer)), and save it again."
+        )
+    return processor
 
 
 def save_checkpoint(
@@ -152,20 +238,22 @@ def save_checkpoint(
     tensors = {f"{TOWER}{k}": v for k, v in audio_tower.model.state_dict().items()}
     if audio_tower.mix is not None:
         tensors[MIX] = audio_tower.mix
-    tensors |= {f"multi_modal_projector.{k}": v for k, v in projector.state_dict().items()}
+    tensors |= {f"{PROJECTOR}{k}": v for k, v in projector.state_dict().items()}
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path / FRONT_END)
     if hasattr(language_model, "peft_config"):
         language_model.save_pretrained(path / ADAPTER)
+    source = hub_source(llm)
     base = {
         "llm": str(llm.resolve()),
+        "hub": None if source is None else {"id": source[0], "revision": source[1]},
         "sha256": llm_sha256,
-        "template_sha256": processor.template_sha256(),
+        "processor": processor.identity(),
     }
-    (path / BASE).write_text(json.dumps(base, indent=2), encoding="utf-8")
+    (path / BASE).write_text(json.dumps(base, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def read_base(path: Path) -> dict[str, str]:
-    """Which LLM a checkpoint was trained with.
+def read_base(path: Path) -> dict[str, Any]:
+    """Which LLM (`llm`, `hub`, `sha256`) and which `processor` a checkpoint was trained with.
 
     Raises:
         InputError: `path` is no thaitool checkpoint.
@@ -176,58 +264,86 @@ def read_base(path: Path) -> dict[str, str]:
         )
     try:
         base = json.loads((path / BASE).read_text("utf-8"))
-        return {name: str(base[name]) for name in ("llm", "sha256", "template_sha256")}
+        return {name: base[name] for name in ("llm", "hub", "sha256", "processor")}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path / BASE} is damaged: {error!r}. Copy or make the checkpoint again."
         ) from error
 
 
+def locate_base(path: Path, llm: Path | None = None) -> Path:
+    """The directory of a checkpoint's LLM: where `llm` says, else where it lay in training, else the hub's revision.
+
+    Raises:
+        InputError: it is in none of these places.
+    """
+    base = read_base(path)
+    if llm is not None:
+        return locate(llm)
+    place = type(path)(base["llm"])
+    if place.exists():
+        return place
+    if base["hub"] is None:
+        raise InputError(
+            f"The base LLM of {path} was {base['llm']}, which is not there any more; say where by --llm."
+        )
+    return locate(type(path)(f"{base['hub']['id']}@{base['hub']['revision']}"))
+
+
 def load_front_end(
     path: Path,
 ) -> tuple[ThaiSpeechConfig, SpeechEncoder, dict[str, Tensor], ThaiSpeechProcessor]:
-    """Configuration, encoder, projector weights and processor of a checkpoint, without its LLM."""
-    read_base(path)
-    config = ThaiSpeechConfig.from_pretrained(path)
+    """Configuration, encoder, projector weights and processor of a checkpoint, without its LLM.
+
+    Raises:
+        InputError: weights that do not fit the configuration, or a processor that is not the one of training.
+    """
+    base = read_base(path)
+    try:
+        config = ThaiSpeechConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path / 'config.json'} must be the configuration of a speech LLM, but is not:"
+            f" {str(error).splitlines()[0]} Copy or make the checkpoint again."
+        ) from error
     with damage_is_explained(path / FRONT_END):
         tensors = load_file(path / FRONT_END)
     tower = new_speech_encoder(config.audio_config, layer=config.audio_layer)
-    tower.model.load_state_dict(_part(tensors, TOWER))
-    if tower.mix is not None:
-        tower.mix.data.copy_(tensors[MIX])
+    mix = {"mix": tensors[MIX]} if MIX in tensors else {}
+    _fill(tower, {f"model.{k}": v for k, v in _part(tensors, TOWER).items()} | mix, path)
     processor = new_processor(config, load_tokenizer(path))
-    return config, tower, _part(tensors, "multi_modal_projector."), processor
+    if changed := differences(base["processor"], processor.identity()):
+        listing = "".join(f"\n  - {line}" for line in changed)
+        raise InputError(
+            f"The processor of {path} differs from the one it was trained with, so it would hear or be asked something"
+            f" else:{listing}\nRestore its files, or train again with this version."
+        )
+    return config, tower, _part(tensors, PROJECTOR), processor
 
 
 def load_speech_lm(
-    path: Path, *, llm: Path | None = None
+    path: Path, *, llm: Path | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[ThaiSpeechForConditionalGeneration, ThaiSpeechProcessor]:
     """The whole model with its LLM (and adapter, if it has one), in evaluation mode.
 
     Args:
         path: A checkpoint.
-        llm: Where the base LLM lies now; default is where it lay in training.
+        llm: Where the base LLM lies now, directory or hub id; default is where it lay in training.
+        dtype: Of the LLM's weights; encoder and projector are always float32.
 
     Raises:
-        InputError: no checkpoint, no LLM, or another LLM (or chat template) than the checkpoint was trained with.
+        InputError: no checkpoint, no LLM, or another LLM (or processor) than the checkpoint was trained with.
     """
     base = read_base(path)
+    llm_path = locate_base(path, llm)
     config, tower, projector, processor = load_front_end(path)
-    if llm is None and not type(path)(base["llm"]).exists():
-        raise InputError(
-            f"The base LLM of {path} was {base['llm']}, which is not there any more; say where by --llm."
-        )
-    llm_path = locate(llm or type(path)(base["llm"]))
     read_model_type(llm_path)
     if (found := weights_sha256(llm_path)) != base["sha256"]:
         raise InputError(
             f"{path} was trained with the LLM of sha256 {base['sha256'][:12]}, but {llm_path} has {found[:12]}."
             " Pass the LLM it was trained with by --llm."
         )
-    if processor.template_sha256() != base["template_sha256"]:
-        raise InputError(f"The chat template of {path} differs from the one it was trained with.")
-    with damage_is_explained(llm_path):
-        language_model = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
+    language_model = load_llm(llm_path, dtype=dtype)
     if (path / ADAPTER).is_dir():
         from peft import PeftModel
 
@@ -235,8 +351,44 @@ def load_speech_lm(
             language_model, path / ADAPTER, is_trainable=True
         )
     model = ThaiSpeechForConditionalGeneration(config, tower, language_model)
-    model.multi_modal_projector.load_state_dict(projector)
+    _fill(model.multi_modal_projector, projector, path)
+    # Whoever generates without saying when to stop must stop where training did.
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model.eval(), processor
+
+
+def load_llm(llm: Path, *, dtype: torch.dtype = torch.float32) -> Any:
+    """The causal LLM of a directory.
+
+    Raises:
+        InputError: there is none that transformers can load, or weights are missing, which would start at random.
+    """
+    with damage_is_explained(llm):
+        model, report = _causal_lm(
+            llm,
+            AutoModelForCausalLM.from_pretrained,
+            *(llm,),
+            dtype=dtype,
+            output_loading_info=True,
+        )
+    if report["missing_keys"]:
+        raise InputError(
+            f"{llm} must hold all weights of its LLM, but lacks {len(report['missing_keys'])}, e.g."
+            f" {min(report['missing_keys'])}. Copy or download it again."
+        )
+    return model
+
+
+def _fill(module: Any, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise InputError(
+            f"The weights in {path / FRONT_END} must fit the configuration beside them, but do not:"
+            f" {first[0].strip()} Copy or make the checkpoint again."
+        ) from error
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

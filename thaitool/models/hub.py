@@ -7,7 +7,9 @@ from pathlib import Path
 
 from thaitool.errors import InputError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
+#: The cache's directory of one revision: models--<owner>--<name>/snapshots/<commit>.
+_SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 #: Weights, configuration and tokenizer; not the other frameworks' copies that many repositories also hold.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "pytorch_model.bin"]
 
@@ -16,8 +18,9 @@ def locate(model: Path) -> Path:
     """The directory of a model.
 
     Args:
-        model: A directory, or a hub id such as facebook/wav2vec2-xls-r-300m. `runs/x` counts as a directory that is
-            missing, and not as a hub id, where a folder `runs` exists.
+        model: A directory, or a hub id such as facebook/wav2vec2-xls-r-300m, with `@` and a commit, tag or branch after
+            it to pin its revision. `runs/x` counts as a directory that is missing, and not as a hub id, where a folder
+            `runs` exists.
 
     Raises:
         InputError: there is no such directory, and the hub does not have it or cannot be reached.
@@ -25,15 +28,25 @@ def locate(model: Path) -> Path:
     if model.exists():
         return model
     name = model.as_posix()
-    if not _HUB_ID.fullmatch(name) or model.parent.exists():
+    asked = _HUB_ID.fullmatch(name)
+    if asked is None or model.parent.exists():
         raise InputError(f"{model} must be a model or run directory, but does not exist.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
+        return Path(snapshot_download(asked[1], revision=asked[2], allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{name} must be a model directory or a hub id, but there is no such directory, and the hub gave:"
             f" {type(error).__name__}: {error}"
         ) from error
+
+
+def hub_source(model: Path) -> tuple[str, str] | None:
+    """Hub id and commit of a directory of the cache, which is where `locate` puts hub models; None for any other."""
+    commit, folder = model.name, model.parent.parent.name
+    found = _SNAPSHOT.fullmatch(folder)
+    if found is None or model.parent.name != "snapshots":
+        return None
+    return f"{found[1]}/{found[2]}", commit

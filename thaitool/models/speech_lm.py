@@ -1,36 +1,48 @@
 """The speech LLM in transformers form: any speech encoder, projector, any causal LLM. Trains nothing itself.
 
-Module names follow transformers' audio models (`audio_tower`, `multi_modal_projector`, `language_model`). Audio
-embeddings replace placeholder tokens by `masked_scatter`; a count that differs is an error, never a shift.
+Module names follow transformers' audio models (`audio_tower`, `multi_modal_projector`, `language_model`).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.nn import functional
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    GenerationConfig,
     GenerationMixin,
     PreTrainedModel,
 )
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from thaitool.errors import InputError
-from thaitool.models.encoder import length_mask
 from thaitool.models.encoders.interface import SpeechEncoder, new_speech_encoder
-from thaitool.models.processor import IGNORED
-from thaitool.models.projector import Projector
+from thaitool.models.hearing import Hearing
+from thaitool.models.processor import IGNORED, ThaiSpeechProcessor
+from thaitool.models.projector import Form, Projector, ProjectorSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: Parts that stay in float32 whatever the LLM is loaded in: they are small, and the alignment was trained so.
+_FLOAT32 = ["audio_tower", "multi_modal_projector"]
+#: What `AutoModel…` adds to a caller's arguments.
+_OF_AUTO = {"config", "trust_remote_code", "_from_auto", "adapter_kwargs", "code_revision"}
+
+
 class ThaiSpeechConfig(PreTrainedConfig):
-    """Configuration: the encoder's and the LLM's, nested, which layer is heard, and the projector's two numbers."""
+    """Configuration: the encoder's and the LLM's, nested, which layer is heard, and the projector's form and size."""
 
     model_type = "thaitool_speech"
     sub_configs_defaults = {  # noqa: RUF012 (the attribute that transformers reads)
@@ -42,18 +54,64 @@ class ThaiSpeechConfig(PreTrainedConfig):
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     audio_layer: int | Literal["last", "mix"] = "last"
     audio_token_id: int = 0
+    projector: Form = "conv"
     projector_factor: int = 2
     projector_hidden_size: int = 256
+    projector_layers: int = 2
+    projector_window: int = 16
+
+    def projector_settings(self) -> ProjectorSettings:
+        """Form and size of the projector.
+
+        Raises:
+            InputError: they make no projector.
+        """
+        return ProjectorSettings(
+            self.projector,
+            self.projector_factor,
+            self.projector_hidden_size,
+            self.projector_layers,
+            self.projector_window,
+        )
 
 
-class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
+#: Settings by which some LLMs change the scores after their output layer, and the values that change nothing.
+_PLAIN = {
+    "final_logit_softcapping": (None, 0),
+    "logits_scaling": (None, 1),
+    "logit_scale": (None, 1),
+    "lm_head_multiplier": (None, 1),
+}
+
+
+def require_plain_head(config: Any, llm: Any) -> None:
+    """Raises `InputError` for what is no causal LLM, and for one whose scores are more than its output layer.
+
+    The training loss computes scores at supervised positions only, from the output layer alone.
+    """
+    if not hasattr(config, "hidden_size") or not hasattr(config, "vocab_size"):
+        raise InputError(
+            f"{llm} must hold a causal LLM of text, but is a {config.model_type}. Choose the LLM inside it, saved on"
+            " its own."
+        )
+    for name, neutral in _PLAIN.items():
+        if getattr(config, name, None) not in neutral:
+            raise InputError(
+                f"{llm} has {name}: {getattr(config, name)}, which changes its scores after the output layer; the loss"
+                " does not do this. Choose an LLM without it (Llama, Qwen, Mistral, …)."
+            )
+
+
+class ThaiSpeechForConditionalGeneration(Hearing, PreTrainedModel, GenerationMixin):
     """Speech and text in, text out."""
 
     config_class = ThaiSpeechConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
+    input_modalities = ("audio", "text")
     _supports_sdpa = True
     _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = _FLOAT32
     supports_gradient_checkpointing = True
 
     def __init__(
@@ -63,25 +121,57 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
         language_model: Any = None,
     ) -> None:
         super().__init__(config)
-        audio, text = config.audio_config, config.text_config
-        self.audio_tower = (
-            audio_tower
-            if audio_tower is not None
-            else new_speech_encoder(audio, layer=config.audio_layer)
-        )
+        text = config.text_config
+        self.audio_tower, self.multi_modal_projector = _front_end(config, audio_tower)
         self.language_model = (
             language_model if language_model is not None else AutoModelForCausalLM.from_config(text)
         )
-        self.multi_modal_projector = Projector(
-            audio.hidden_size,  # type: ignore[union-attr]
-            text.hidden_size,  # type: ignore[union-attr]
-            factor=config.projector_factor,
-            hidden_width=config.projector_hidden_size,
-        )
         if audio_tower is None and language_model is None:
             self.post_init()
-        else:
-            self.generation_config = self.language_model.generation_config
+        self.generation_config = _generation_config(
+            self.language_model.generation_config, config.audio_token_id
+        )
+
+    @classmethod
+    def from_pretrained(cls, place: Any, *arguments: Any, **named: Any) -> Any:
+        """As in transformers; also from a checkpoint of `align` or `finetune`, which only names its LLM.
+
+        Args:
+            place: A directory, or a hub id of a whole model.
+            arguments, named: What transformers takes. Of a checkpoint only `llm`, where its LLM lies now, and `dtype`
+                of the LLM (default float32).
+
+        Raises:
+            InputError: as `checkpoint.load_speech_lm`, or another argument was given for a checkpoint.
+        """
+        from thaitool.models.checkpoint import BASE, load_speech_lm
+
+        if not (Path(place) / BASE).is_file():
+            return super().from_pretrained(place, *arguments, **named)
+        llm, dtype = named.pop("llm", None), named.pop("dtype", None)
+        given = sorted(k for k, v in named.items() if k not in _OF_AUTO and v not in (None, False))
+        if given:
+            raise InputError(
+                f"{place} is a checkpoint without its LLM, so that only llm and dtype can be chosen, but"
+                f" {', '.join(given)} was given. Make it a whole model by `thaitool convert merge` first."
+            )
+        model, _ = load_speech_lm(
+            Path(place), llm=None if llm is None else Path(llm), dtype=dtype or torch.float32
+        )
+        return model
+
+    def save_pretrained(self, *arguments: Any, **named: Any) -> None:
+        """As in transformers: the whole model.
+
+        Raises:
+            InputError: the LLM has an adapter, under whose names nothing would find the LLM's weights again.
+        """
+        if hasattr(self.language_model, "peft_config"):
+            raise InputError(
+                "A model with an adapter must be merged before it is saved as a whole; use `thaitool convert merge`, or"
+                " checkpoint.save_checkpoint for the adapter alone."
+            )
+        super().save_pretrained(*arguments, **named)
 
     def _init_weights(self, module: Any) -> None:
         """Nothing: the parts come initialised, and transformers must not touch loaded ones."""
@@ -97,49 +187,6 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> Any:
         """The LLM's output layer."""
         return self.language_model.get_output_embeddings()
-
-    def encode(self, input_values: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder frames (B, I, D_audio) of audio (B, N), and their true counts (B,)."""
-        found: tuple[Tensor, Tensor] = self.audio_tower(input_values, input_lengths)
-        return found
-
-    def get_audio_features(
-        self, input_values: Tensor, input_lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """LLM input embeddings (B, I, D) of audio (B, N), and their true counts (B,)."""
-        return self._projected(*self.encode(input_values, input_lengths))
-
-    def _projected(self, frames: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        projector = self.multi_modal_projector
-        return projector(frames), projector.output_lengths(counts)
-
-    def embed(
-        self,
-        input_ids: Tensor,
-        input_values: Tensor | None,
-        input_lengths: Tensor | None,
-        audio_frames: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Token embeddings (B, J, D) with audio, or its encoder frames and counts, in place of the placeholders.
-
-        Raises:
-            InputError: the placeholders of the text and the embeddings of the audio differ in number.
-        """
-        embeds = self.get_input_embeddings()(input_ids)
-        if audio_frames is not None:
-            features, lengths = self._projected(*audio_frames)
-        elif input_values is not None and input_lengths is not None:
-            features, lengths = self.get_audio_features(input_values, input_lengths)
-        else:
-            return embeds  # type: ignore[no-any-return]
-        slots = input_ids == self.config.audio_token_id
-        if not torch.equal(slots.sum(1), lengths.to(slots.device)):
-            raise InputError(
-                "Every clip needs as many audio placeholders as it has embeddings; the text has"
-                f" {slots.sum(1).tolist()}, the audio {lengths.tolist()}. Build both with ThaiSpeechProcessor."
-            )
-        valid = features[length_mask(lengths, features.shape[1])].to(embeds.dtype)
-        return embeds.masked_scatter(slots[..., None], valid)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -175,8 +222,10 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return out
         peft = hasattr(self.language_model, "get_base_model")
         causal = self.language_model.get_base_model() if peft else self.language_model
-        hidden = causal.model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+        hidden = causal.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            **{**kwargs, "use_cache": False},
         )
         supervised = labels[:, 1:] != IGNORED
         if not bool(supervised.any()):
@@ -195,5 +244,94 @@ class ThaiSpeechForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return {**inputs, **audio} if first or kwargs.get("use_cache") is False else inputs
 
 
+class ThaiSpeechModel(Hearing, PreTrainedModel):
+    """The model without the LLM's output layer, as transformers' `AutoModel` and servers build it.
+
+    Reads the files of the whole model; `language_model` is the LLM's decoder. Trained is the other one.
+    """
+
+    config_class = ThaiSpeechConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("audio", "text")
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = _FLOAT32
+
+    def __init__(self, config: ThaiSpeechConfig) -> None:
+        super().__init__(config)
+        self.audio_tower, self.multi_modal_projector = _front_end(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def _init_weights(self, module: Any) -> None:
+        """Nothing, as above."""
+
+    def get_input_embeddings(self) -> Any:
+        """The LLM's token table."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: Any) -> None:
+        """Replaces the LLM's token table."""
+        self.language_model.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_values: Tensor | None = None,
+        input_lengths: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The decoder's output, `last_hidden_state` (B, J, D) first; arguments as of the model with a head.
+
+        `kwargs` reach the LLM's attention: servers pass theirs that way.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise InputError("The model needs input_ids or inputs_embeds, but got neither.")
+            inputs_embeds = self.embed(input_ids, input_values, input_lengths)
+        return self.language_model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
+        )
+
+
+def _generation_config(of_llm: GenerationConfig, audio_token_id: int) -> GenerationConfig:
+    """Greedy; of the LLM's own only the special tokens.
+
+    Its sampling and penalties are for chat. A penalty on repetition (Qwen) also counts the prompt: it would forbid
+    words of a transcript, change with the padding, and look up scores of placeholders, which may have none.
+    """
+    return GenerationConfig(
+        bos_token_id=of_llm.bos_token_id,
+        eos_token_id=of_llm.eos_token_id,
+        pad_token_id=of_llm.pad_token_id,
+        # An answer cannot hold a clip; a placeholder in it would be taken for one.
+        suppress_tokens=[audio_token_id],
+    )
+
+
+def _front_end(
+    config: ThaiSpeechConfig, audio_tower: SpeechEncoder | None = None
+) -> tuple[SpeechEncoder, Projector]:
+    audio, text = config.audio_config, config.text_config
+    if audio_tower is None:
+        audio_tower = new_speech_encoder(audio, layer=config.audio_layer)
+    projector = Projector(
+        audio_tower.hidden_size,
+        text.hidden_size,  # type: ignore[union-attr]
+        config.projector_settings(),
+    )
+    return audio_tower, projector
+
+
 AutoConfig.register(ThaiSpeechConfig.model_type, ThaiSpeechConfig)
+AutoModel.register(ThaiSpeechConfig, ThaiSpeechModel)
 AutoModelForCausalLM.register(ThaiSpeechConfig, ThaiSpeechForConditionalGeneration)
+AutoModelForMultimodalLM.register(ThaiSpeechConfig, ThaiSpeechForConditionalGeneration)
+AutoProcessor.register(ThaiSpeechConfig, ThaiSpeechProcessor)
+# The files have the LLM as a causal LM; the model without head has its decoder in that place.
+register_checkpoint_conversion_mapping(
+    ThaiSpeechModel.__name__, [WeightRenaming(r"^language_model\.model\.", "language_model.")]
+)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "embedding_similarity"
 #: Tasks whose answers are sentences.
-TASKS = ("asr", "sr")
+TASKS = ("asr", "sr", "qa")
 
 
 def open_embedder(place: str, model: str, key_variable: str) -> tuple[Embed, Instrument]:
@@ -59,7 +59,7 @@ def open_embedder(place: str, model: str, key_variable: str) -> tuple[Embed, Ins
 def embedded_tasks(
     tasks: Sequence[TaskScores], embed: Embed, *, draws: int, seed: int
 ) -> tuple[TaskScores, ...]:
-    """The tasks with `embedding_similarity` behind the other scores of transcription and rephrasing."""
+    """The tasks with `embedding_similarity` behind the other scores of `TASKS`."""
     found = []
     for task in tasks:
         if task.task not in TASKS:

@@ -5,7 +5,6 @@ Opens no audio and scores nothing. Columns, not a Python object per row, whereve
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 
 from thaitool.data.manifest import SCHEMA, Manifest
 from thaitool.errors import ConfigError, InputError
-from thaitool.records import Reference
+from thaitool.records import PUBLISHED_TASKS, Reference
 from thaitool.reports.report import Confusion, Slice
 
 if TYPE_CHECKING:
@@ -48,6 +47,20 @@ def rows_of_task(manifest: Manifest, task: str) -> NDArray[np.bool_]:
     return _equal(pc.fill_null(manifest.column("task"), "asr"), task)
 
 
+def rows_of_split(manifest: Manifest, split: str) -> NDArray[np.bool_]:
+    """Which rows are of a split, shape (len(manifest),); a row without one belongs to every one."""
+    return _equal(pc.fill_null(manifest.column("split"), split), split)
+
+
+def tasks_asked(manifest: Manifest, task: str, split: str) -> tuple[str, ...]:
+    """The tasks of `--task`. `slu` has `qa` behind the published tasks where the split has rows of it, so that a report
+    of published data stays what it was."""
+    if task != "slu":
+        return (task,)
+    has_answers = rows_of_task(manifest, "qa") & rows_of_split(manifest, split)
+    return (*PUBLISHED_TASKS, "qa") if has_answers.any() else PUBLISHED_TASKS
+
+
 def _equal(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
     return np.asarray(pc.equal(column, value).to_numpy(), dtype=bool)
 
@@ -66,7 +79,7 @@ def select(
     Raises:
         InputError: a task has no row.
     """
-    in_split = _equal(pc.fill_null(manifest.column("split"), split), split)
+    in_split = rows_of_split(manifest, split)
     chosen: list[NDArray[np.int64]] = []
     for task in tasks:
         rows = np.flatnonzero(rows_of_task(manifest, task) & in_split)
@@ -77,6 +90,8 @@ def select(
             rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
         chosen.append(rows)
     rows = np.concatenate(chosen)
+    if np.array_equal(rows, np.arange(len(manifest))):
+        return manifest  # columns of a selection are copies: of a million rows, tens of MB each
     return Manifest(manifest.table, rows if manifest.rows is None else manifest.rows[rows])
 
 
@@ -136,19 +151,29 @@ def read_keywords(path: Path) -> tuple[str, ...]:
     return words
 
 
-def slice_values(manifest: Manifest, field: str) -> list[str]:
-    """The value of a field, or the bucket of duration, of each row, as text."""
+def slice_codes(manifest: Manifest, field: str) -> tuple[list[str], NDArray[np.int64]]:
+    """The values of a field, or the buckets of duration, as text, and which of them each row has, shape (len(self),).
+
+    Raises:
+        ConfigError: there is no such field.
+    """
     if field == LENGTH:
-        bucket = np.digitize(manifest.duration_s, LENGTHS_S) - 1
         ends = [f" to {end:g} s" for end in LENGTHS_S[1:]] + [" s and more"]
         names = [f"{low:g}{end}" for low, end in zip(LENGTHS_S, ends, strict=True)]
-        return [names[k] for k in bucket.tolist()]
+        return names, (np.digitize(manifest.duration_s, LENGTHS_S) - 1).astype(np.int64)
     if field not in slice_fields():
         raise ConfigError(
             f"A slice must be by one of {', '.join(slice_fields())}, but {field!r} was asked for."
         )
-    column = pc.cast(manifest.column(field), pa.string())
-    return [v or NOTHING for v in _texts(column)]
+    column = pc.fill_null(pc.cast(manifest.column(field), pa.string()), NOTHING)
+    codes = pc.if_else(pc.equal(column, ""), NOTHING, column).combine_chunks().dictionary_encode()
+    return codes.dictionary.to_pylist(), codes.indices.to_numpy().astype(np.int64)
+
+
+def slice_values(manifest: Manifest, field: str) -> list[str]:
+    """The value of a field, or the bucket of duration, of each row, as text; raises as `slice_codes`."""
+    names, codes = slice_codes(manifest, field)
+    return [names[k] for k in codes.tolist()]
 
 
 def slices(
@@ -158,16 +183,17 @@ def slices(
 
     Lengths come in order, other values by name; the rarest share a row when there are more than `MOST_VALUES`.
     """
-    values = slice_values(manifest, field)
-    counts = Counter(values)
-    kept = sorted(v for v, _ in counts.most_common(MOST_VALUES))
-    if field == LENGTH:
-        kept.sort(key=lambda v: float(v.split()[0]))
-    rest = f"({len(counts) - len(kept)} others)"
-    number = {v: k for k, v in enumerate(kept)}
-    index = np.fromiter((number.get(v, len(kept)) for v in values), np.int64, len(values))
-    groups = [(v, np.flatnonzero(index == k)) for k, v in enumerate([*kept, rest])]
-    return [Slice(field, value, score(rows)) for value, rows in groups if len(rows)]
+    names, codes = slice_codes(manifest, field)
+    counts = np.bincount(codes, minlength=len(names))
+    # Of equally frequent values, the one that comes first stays.
+    often = sorted(np.flatnonzero(counts).tolist(), key=lambda k: -counts[k])
+    kept = often[:MOST_VALUES]
+    kept.sort(key=None if field == LENGTH else names.__getitem__)
+    groups = [(names[k], np.flatnonzero(codes == k)) for k in kept]
+    if len(often) > len(kept):
+        rest = np.flatnonzero(~np.isin(codes, kept))
+        groups.append((f"({len(often) - len(kept)} others)", rest))
+    return [Slice(field, value, score(rows)) for value, rows in groups]
 
 
 def confusion(outcomes: IntentOutcomes) -> Confusion:

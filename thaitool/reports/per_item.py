@@ -1,7 +1,7 @@
 """per_item.jsonl: every item of a report with what the intervals resample, so that scores can be made again from it.
 
 A line has id, task, reference, hypothesis, error, source_id and speaker, and `spoken` (the transcript) where there was
-something to rephrase; `marks` has what a judge or an embedder gave. Scores nothing.
+something to rephrase or to answer; `marks` has what a judge or an embedder gave. Scores nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from thaitool.reports.report import Report
 
 PER_ITEM = "per_item.jsonl"
+#: Tasks whose answers are read beside what was said.
+SPOKEN = ("sr", "qa")
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -45,7 +47,7 @@ def lines(report: Report) -> Iterator[str]:
                 "source_id": source,
                 "speaker": speaker,
             }
-            if item.task == "sr" and item.id in report.spoken:
+            if item.task in SPOKEN and item.id in report.spoken:
                 row["spoken"] = report.spoken[item.id]
             given = {c.name: float(c.numerators[k]) for c in marks if c.denominators[k]}
             if given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -132,9 +133,10 @@ def worst_examples(
     sounds = audio or {}
     found: list[Example] = []
     for task in tasks:
-        wrong = [item for item in task.items if item.error > 0]
-        wrong.sort(key=lambda item: -item.error)
-        found += [_example(item, sounds) for item in wrong[:per_task]]
+        # One item at a time: of a million, all that are wrong would be 100 MB.
+        wrong = (item for item in task.items if item.error > 0)
+        worst = heapq.nlargest(per_task, wrong, key=lambda item: item.error)
+        found += [_example(item, sounds) for item in worst]
     return tuple(found)
 
 

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from thaitool.data.columns import hashes
 from thaitool.data.manifest import Manifest, append_quarantine, check_share
 from thaitool.errors import InputError
 from thaitool.metrics.intents import intent_outcomes
 from thaitool.metrics.tasks import TaskScores, score_tasks, slice_scores
 from thaitool.records import Rejected
 from thaitool.reports.items import confusion, rows_of_task, slices
+from thaitool.reports.per_item import SPOKEN
 from thaitool.reports.predictions import Answers, Failure
 
 if TYPE_CHECKING:
@@ -155,7 +158,7 @@ def score_slices(
     test: TestSet, scored: Scored, fields: Sequence[str], *, draws: int, seed: int
 ) -> list[Slice]:
     """Scores with intervals of their own for each value of each field, of what can be taken apart by item."""
-    items = test.items.select(np.isin(np.arange(len(test.items)), scored.rows))
+    items = scored_items(test, scored)
     is_of = [rows_of_task(items, task.task) for task in scored.tasks]
     # Row k of the items is item number `place[k]` of its task.
     place = np.zeros(len(items), np.int64)
@@ -174,6 +177,13 @@ def score_slices(
     return [part for field in fields for part in slices(items, field, score)]
 
 
+def scored_items(test: TestSet, scored: Scored) -> Manifest:
+    """The items that the scores count, in their order."""
+    if len(scored.rows) == len(test.items):
+        return test.items
+    return test.items.select(np.isin(np.arange(len(test.items)), scored.rows))
+
+
 def intent_confusion(test: TestSet, tasks: Sequence[TaskScores]) -> Confusion | None:
     """The confusion matrix of the intents; None without that task."""
     items = [item for task in tasks if task.task == "ic" for item in task.items]
@@ -188,7 +198,8 @@ def accounting(items: Manifest, scored: Scored, set_aside: Sequence[Rejected]) -
     speakers = sorted(pc.unique(pc.fill_null(items.column("speaker"), "unknown")).to_pylist())
     return {
         "utterances": len(items),
-        "source items": int(pc.count_distinct(items.column("source_id"), mode="all").as_py()),
+        # By hash: a table of a million names would take 100 MB to count them.
+        "source items": len(np.unique(hashes(items.column("source_id")))),
         "speakers": ", ".join(speakers) if len(speakers) <= MOST_NAMES else len(speakers),
         "audio s": round(float(items.duration_s.sum()), 1),
         "answering s": round(scored.seconds, 1),
@@ -229,11 +240,12 @@ def notes(items: Manifest, failures: Sequence[Failure], asked: int) -> tuple[str
 
 
 def spoken_texts(test: TestSet, references: Sequence[Reference]) -> dict[str, str]:
-    """What was said in each item to be rephrased; other tasks do not ask."""
-    if not any(r.task == "sr" for r in references):
+    """What was said in each item to be rephrased or answered; other tasks do not ask."""
+    if not any(r.task in SPOKEN for r in references):
         return {}
-    rephrased = test.items.select(pc.fill_null(pc.equal(test.items.column("task"), "sr"), False))
-    ids, texts = (rephrased.column(name).to_pylist() for name in ("id", "text"))
+    wanted = pc.is_in(test.items.column("task"), value_set=pa.array(SPOKEN))
+    asked = test.items.select(pc.fill_null(wanted, False))
+    ids, texts = (asked.column(name).to_pylist() for name in ("id", "text"))
     return {item: text or "" for item, text in zip(ids, texts, strict=True)}
 
 

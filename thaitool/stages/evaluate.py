@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thaitool.config import Decoding, EvalConfig
-from thaitool.data.manifest import Manifest, open_manifest, require_unique_ids
-from thaitool.data.scan import scan
 from thaitool.errors import ConfigError, InputError
 from thaitool.files import disk_full_is_explained
 from thaitool.metrics.endpoint import Endpoint, check_endpoint
-from thaitool.records import TASKS, Prediction, Progress, Rejected, Utterance, silent
+from thaitool.records import Prediction, Progress, Rejected, Utterance, silent
 from thaitool.reports import embedded
+from thaitool.reports.asked import afresh, open_test_set
 from thaitool.reports.claim import claim, file_sha256
-from thaitool.reports.items import intent_names, read_keywords, references, select
 from thaitool.reports.judged import Judged, judge_tasks, require_coverage
 from thaitool.reports.leaks import leakage
 from thaitool.reports.players import shown_examples
@@ -46,6 +44,7 @@ from thaitool.reports.scoring import (
     quarantine_failures,
     score_answers,
     score_slices,
+    scored_items,
     spoken_texts,
 )
 from thaitool.reports.sources import score_sources
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from thaitool.data.manifest import Manifest
     from thaitool.metrics.embeddings import Embed
     from thaitool.metrics.tasks import TaskScores
     from thaitool.models.answerer import Answerer
@@ -103,7 +103,7 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
     # Mistakes in what is used after the answers are told before the model is asked for hours.
     named_files(config.also, "--also")
     judge, embedder = _instruments(config)
-    test, set_aside = _test_set(config)
+    test, set_aside = open_test_set(config)
     settings = config.model_dump(mode="json", include=_IDENTITY)
     made_by = (
         file_sha256(config.predictions) if config.predictions else _weights_sha256(config.model)
@@ -146,24 +146,6 @@ def _instruments(config: EvalConfig) -> tuple[Endpoint | None, tuple[Embed, Inst
     return judge, embedded.open_embedder(
         config.embedder, config.embedder_model, config.embedder_key_variable
     )
-
-
-def _test_set(config: EvalConfig) -> tuple[TestSet, list[Rejected]]:
-    tasks = TASKS if config.task == "slu" else (config.task,)
-    # A manifest of ours stays on disk; anything else is listed in memory.
-    everything, set_aside = (
-        (open_manifest(config.data), []) if config.data.suffix == ".arrow" else scan([config.data])
-    )
-    require_unique_ids(everything)
-    items = select(everything, tasks, split=config.split, limit=config.limit, where=config.data)
-    name = f"split {config.split} of {config.data}"
-    keywords = read_keywords(config.keywords) if config.keywords else ()
-    right, intents = references(items), intent_names(everything)
-    if config.data.suffix == ".arrow":
-        # Opened anew: what was read of a million rows would stay in memory, 200 MB of it, as long as the map does.
-        items = Manifest(open_manifest(config.data).table, items.rows)
-    found = TestSet(items, right, intents, name, keywords, config.cluster_by)
-    return found, set_aside
 
 
 def _weights_sha256(model: Path | None) -> str:
@@ -343,11 +325,14 @@ def _report(
     set_aside: Sequence[Rejected],
 ) -> Report:
     draws, seed = config.draws, config.seed
-    items = test.items.select(np.isin(np.arange(len(test.items)), scored.rows))
     kept = test.references
     if len(scored.rows) < len(kept):
         kept = [kept[k] for k in scored.rows.tolist()]
-    leaked, leak_notes = leakage(items, config.trained_on) if config.trained_on else ({}, ())
+
+    def items() -> Manifest:
+        return scored_items(afresh(config, test), scored)
+
+    leaked, leak_notes = leakage(items(), config.trained_on) if config.trained_on else ({}, ())
     return Report(
         title=f"{config.model or config.predictions} on {config.data}, {config.split}",
         stage="eval",
@@ -365,11 +350,13 @@ def _report(
             "intents": len(test.closed_set),
             f"bootstrap draws, clustered by {_CLUSTERS[config.cluster_by]}": draws,
         },
-        accounting={**accounting(items, scored, set_aside), **leaked},
-        examples=shown_examples(items, scored.tasks, seed),
+        accounting={**accounting(items(), scored, set_aside), **leaked},
+        examples=shown_examples(items(), scored.tasks, seed),
         curves=_curves(config.model) if config.model else {},
-        notes=(*notes(items, scored.failures, len(test.references)), *leak_notes, *judged.notes),
-        slices=tuple(score_slices(test, scored, config.slices, draws=draws, seed=seed)),
+        notes=(*notes(items(), scored.failures, len(test.references)), *leak_notes, *judged.notes),
+        slices=tuple(
+            score_slices(afresh(config, test), scored, config.slices, draws=draws, seed=seed)
+        ),
         sources=score_sources(test, scored.tasks, config.also, draws=draws, seed=seed),
         instruments=instruments,
         confusion=intent_confusion(test, scored.tasks),

@@ -16,10 +16,15 @@ from thaitool.data.plan import make_plan
 from thaitool.data.scan import scan
 from thaitool.data.window import within_window
 from thaitool.errors import InputError
-from thaitool.models.checkpoint import load_speech_lm, read_base, save_checkpoint, weights_sha256
+from thaitool.models.checkpoint import (
+    load_speech_lm,
+    locate_base,
+    read_base,
+    save_checkpoint,
+    weights_sha256,
+)
 from thaitool.models.encoders.interface import set_trained
 from thaitool.models.features import STORED, FeatureCache
-from thaitool.models.hub import locate
 from thaitool.models.processor import IGNORED, ThaiSpeechProcessor
 from thaitool.records import Progress, silent
 from thaitool.text.prompts import task_prompt
@@ -104,12 +109,14 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
     require_trainable(train_set, allowed=config.allow_untrainable)
     accelerator = make_accelerator(config.train)
     torch.manual_seed(config.train.seed)
-    model, processor = load_speech_lm(model_path, llm=config.llm)
+    dtype = getattr(torch, config.llm_dtype)
+    model, processor = load_speech_lm(model_path, llm=config.llm, dtype=dtype)
     groups = _prepare(model, config)
     kept = _kept_frames(config, model)
     inputs: dict[str, str | None] = {
         "model": weights_sha256(model_path),
         "llm": base["sha256"],
+        "processor": processor.sha256(),
     }
     if kept is not None:
         inputs["frames"] = str(STORED)  # rounded, so that a run keeps to them or does without
@@ -126,7 +133,7 @@ def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
         paths=("out", "data", "model", "llm", "feature_cache"),
         rejected=rejected,
     )
-    llm = locate(config.llm or type(model_path)(base["llm"]))
+    llm = locate_base(model_path, config.llm)
     objective = _Objective(model, processor, train_encoder=config.unfreeze_encoder, kept=kept)
     training = train(
         Task(

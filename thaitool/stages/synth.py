@@ -8,38 +8,56 @@ and test are never heard in training.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import shutil
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from thaitool.config import SynthConfig
-from thaitool.data.manifest import by_reason
-from thaitool.errors import InputError, QuarantineError
+from thaitool.errors import EnvironmentProblem, InputError
 from thaitool.files import write_json
 from thaitool.records import Progress, Rejected, silent
-from thaitool.synth.assembly import Lexicon, Opened, check_backends, open_lexicon, opened
+from thaitool.reports.synth.build import build_report, check_real_text
+from thaitool.reports.synth.form import write_synth_report
+from thaitool.synth.assembly import (
+    Lexicon,
+    Opened,
+    check_backends,
+    open_lexicon,
+    open_source,
+    opened,
+)
 from thaitool.synth.backends.protocol import NotYetAnswered
 from thaitool.synth.cache import Spending, canonical_json, sha256_of
+from thaitool.synth.effects import noise_digest, open_acoustics
+from thaitool.synth.engines import check_engine, make_clips
+from thaitool.synth.engines.job import ClipJob
 from thaitool.synth.estimate import Estimate, estimate
+from thaitool.synth.funnel import funnel
+from thaitool.synth.gates.canary import as_json, hear_voices
+from thaitool.synth.gates.leaks import read_known
+from thaitool.synth.gates.readback import recogniser_sha256
+from thaitool.synth.gates.sentences import SentenceGates
 from thaitool.synth.ledger import Ledger, Place
+from thaitool.synth.llm_augment import closed_list
 from thaitool.synth.packing import ShardWriter, unfinished, work_directory
-from thaitool.synth.parallel import as_they_end, in_order
-from thaitool.synth.sources import Source, read_source
+from thaitool.synth.parallel import as_they_end
+from thaitool.synth.rejections import check_rejected, write_rejected
+from thaitool.synth.sources import Source
 from thaitool.synth.splits import split_rows
-from thaitool.synth.texts import Sentence, Texts, make_texts
-from thaitool.synth.voicing import Cast, cast_voices, voice_row
+from thaitool.synth.texts import Texts, make_texts
+from thaitool.synth.voicing import Cast, cast_voices
 from thaitool.training.interrupt import Received, noting_signals, stop_if_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator, Mapping
     from pathlib import Path
     from typing import Any
 
-    from thaitool.data.shards import Provenance, ThaiSupRow
+    from thaitool.metrics.leakage import TestItems
 
 CARD = "dataset_card.json"
 #: Seconds between looks at whether a signal came while calls are under way.
@@ -69,6 +87,8 @@ class SynthDone:
     """Rows that an interrupted command had already made."""
     spending: Spending | None = None
     """Calls of this data set over all commands; None where nothing was called."""
+    notes: tuple[str, ...] = ()
+    """What was repaired in the source."""
 
 
 def run(config: SynthConfig, progress: Progress = silent) -> SynthResult:
@@ -85,39 +105,63 @@ def make(config: SynthConfig, progress: Progress = silent) -> SynthDone:
         QuarantineError: more rows are rejected than `max_rejected_share` allows.
         EnvironmentProblem: an endpoint is down, or refuses.
     """
-    check_backends(config)
-    source = read_source(config.source)
-    lexicon = open_lexicon(config)
-    fingerprint = _fingerprint(config, lexicon)
+    _check(config)
+    source = open_source(config)
+    lexicon = open_lexicon(config, source.rows)
+    known, against = read_known(config.gates.against)
+    judges = {"against": against, "asr": recogniser_sha256(config.gates)}
+    fingerprint = _fingerprint(config, source, lexicon, judges)
     if config.out.exists():
         return SynthDone(_existing(config.out, fingerprint))
     splits = split_rows(source.rows, dev=config.dev_share, test=config.test_share)
     digest = sha256_of(canonical_json(fingerprint))
     with (
         noting_signals() as received,
-        unfinished(config.out, digest) as (root, ledger),
+        unfinished(config.out, fingerprint, restart=config.restart) as (root, ledger),
         _one_thread(),
     ):
         resumed = sum(shard.rows for shard in ledger.shards())
-        maker = _Maker(config, source, splits, lexicon, ledger, progress, received)
+        maker = _Maker(config, source, splits, lexicon, ledger, progress, received, known)
         cast, spending = _watched(maker.make(root, digest), received)
-        rejected = [*source.rejected, *ledger.rejections()]
-        _check_rejected(rejected, sum(shard.rows for shard in ledger.shards()), config)
         # All of them: repeats of a sentence have one id, and each was counted.
-        lines = (json.dumps(asdict(r), ensure_ascii=False) for r in rejected)
-        (root / "rejected.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        rejected = write_rejected(
+            root / "rejected.jsonl", chain(source.rejected, ledger.rejections())
+        )
+        check_rejected(
+            rejected,
+            made=sum(shard.rows for shard in ledger.shards()),
+            limit=config.max_rejected_share,
+            source=config.source,
+        )
         result = SynthResult(
             config.out,
             _counts(ledger),
-            tuple(sorted(Counter(r.reason for r in rejected).items())),
+            tuple((reason, n) for reason, (n, _) in sorted(rejected.items())),
             *(tuple(dict.fromkeys(names)) for names in (cast.train, cast.dev, cast.test)),
         )
         made = {k: v for k, v in asdict(result).items() if k != "out"}  # it may be moved
         write_json(
             root / CARD,
-            {"fingerprint": fingerprint, "intents": dict(lexicon.intents), **made},
+            {
+                "fingerprint": fingerprint,
+                "intents": dict(lexicon.intents),
+                "source_notes": list(source.notes),
+                "gates": {"settings": fingerprint["config"]["gates"], **judges, **maker.gates},
+                "funnel": funnel(source, ledger, variants=config.variants, tasks=len(config.tasks)),
+                "spending": None if spending is None else asdict(spending),
+                **made,
+            },
         )
-    return SynthDone(result, resumed, spending)
+        report = build_report(root, against=config.report_against, progress=progress)
+        write_synth_report(report, root)
+    return SynthDone(result, resumed, spending, source.notes)
+
+
+def _check(config: SynthConfig) -> None:
+    """Looks at everything that would otherwise be found wrong after the work."""
+    check_backends(config)
+    check_engine(config)
+    check_real_text(config.report_against)
 
 
 def plan(config: SynthConfig) -> Estimate:
@@ -126,18 +170,25 @@ def plan(config: SynthConfig) -> Estimate:
     Raises:
         InputError: the source, or a file of the configuration, is wrong.
     """
-    source = read_source(config.source)
-    return estimate(config, source.rows, open_lexicon(config).intents)
+    source = open_source(config)
+    return estimate(config, source.rows, open_lexicon(config, source.rows).intents)
 
 
-def _fingerprint(config: SynthConfig, lexicon: Lexicon) -> dict[str, object]:
+def _fingerprint(
+    config: SynthConfig, source: Source, lexicon: Lexicon, judges: Mapping[str, str]
+) -> dict[str, Any]:
     """What decides every row: not where answers are kept, nor how fast and often is asked."""
     left_out = {"out", "source", "cache", "calls", "max_rejected_share"}
+    left_out |= {"engine", "workers", "restart", "report_against"}
+    settings = config.model_dump(mode="json", exclude=left_out)
+    del settings["gates"]["against"]  # by its content, in `judges`
     return {
-        "config": config.model_dump(mode="json", exclude=left_out),
-        "source_sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
+        "config": settings,
+        "source_sha256": source.sha256,
         "translator": lexicon.translator.name,
         "intents": sha256_of(canonical_json(dict(lexicon.intents))),
+        "noise": noise_digest(open_acoustics(config.effects, config.seed)),
+        "judges": dict(judges),
     }
 
 
@@ -153,9 +204,13 @@ class _Maker:
         ledger: Ledger,
         progress: Progress,
         received: Received,
+        known: TestItems,
     ) -> None:
         self.config, self.rows, self.splits, self.lexicon = config, source.rows, splits, lexicon
         self.ledger, self.progress, self.received = ledger, progress, received
+        self.known = known
+        self.gates: dict[str, Any] = {}
+        """What the card says about them."""
 
     async def make(self, root: Path, digest: str) -> tuple[Cast, Spending | None]:
         """Both passes; the data set in `root` is whole afterwards, but for its card."""
@@ -167,16 +222,21 @@ class _Maker:
                 test=config.test_voices,
                 seed=config.seed,
             )
-            waiting = await self._make_texts(backends)
+            gates = config.gates
+            if gates.tone_canary:  # before anything that costs more
+                voices = backends.booth.tts.voices
+                heard = await hear_voices(backends.booth, voices, gates.min_semitones)
+                self.gates["canary"] = as_json(heard)
+            waiting = await self._make_texts(backends) or await self._gate_texts(backends)
             if not waiting:
                 writer = ShardWriter(root, config.shard_rows, self.ledger)
-                await self._make_clips(backends, cast, writer)
+                await self._make_clips(backends, cast, writer, digest)
                 writer.flush()
             spending = None if backends.cache is None else backends.cache.spending()
         if waiting:  # after the backends have written down what they wait for
             raise InputError(
-                f"{waiting} of {len(self.rows)} source rows wait for answers of the batch; have the requests in its"
-                " requests.jsonl answered, put the file of answers beside it, and run the same command again."
+                f"{waiting} texts of {len(self.rows)} source rows wait for answers of the batch; have the requests in"
+                " its requests.jsonl answered, put the file of answers beside it, and run the same command again."
             )
         return cast, spending
 
@@ -208,48 +268,58 @@ class _Maker:
                 stop_if_asked(self.received, "synth")
         return waiting
 
-    async def _make_clips(self, backends: Opened, cast: Cast, writer: ShardWriter) -> None:
+    async def _gate_texts(self, backends: Opened) -> int:
+        """Returns how many sentences wait for a batch."""
         config = self.config
+        with self.progress("synth: gates", len(self.rows)) as advance:
 
-        async def work(
-            item: tuple[Place, Sentence],
-        ) -> tuple[ThaiSupRow, Provenance] | Rejected:
-            place, sentence = item
-            split = self.splits[sentence.row.source_id]
-            intent = sentence.row.intent
-            return await voice_row(
-                config.tasks[place.number],
-                sentence.row,
-                # Another wording for each task: the tasks of one sentence are not four copies of one clip.
-                sentence.renderings[place.number % len(sentence.renderings)],
-                backends.booth,
-                intent_th=self.lexicon.intents.get(intent) if intent else None,
-                split=split,
-                voices=cast.of(split),
-                speed=config.speed,
-                seed=config.seed,
-                trainable=config.trainable,
-            )
-
-        total = self.ledger.sentences() * len(config.tasks)
-        with self.progress("synth: speech", total, self.ledger.settled_clips()) as advance:
-            clips = in_order(self._unsettled(), work, backends.clips_at_once)
-            async for (place, _), made in clips:
-                if isinstance(made, Rejected):
-                    self.ledger.reject(place, made)
-                else:
-                    writer.add(place, *made)
+            def tick() -> None:
                 advance()
                 stop_if_asked(self.received, "synth")
 
-    def _unsettled(self) -> Iterator[tuple[Place, Sentence]]:
-        for position in range(len(self.rows)):
+            gates = SentenceGates(
+                config.gates,
+                self.ledger,
+                rows=len(self.rows),
+                tasks=len(config.tasks),
+                known=self.known,
+                asker=backends.judge,
+                intents=closed_list(self.rows, self.lexicon.intents),
+                seed=config.seed,
+                width=2 * config.calls.in_flight,
+                tick=tick,
+            )
+            waiting = await gates.run()
+        if backends.judge is not None:
+            self.gates["filter"] = gates.tally.as_json()
+        return waiting
+
+    async def _make_clips(
+        self, backends: Opened, cast: Cast, writer: ShardWriter, run: str
+    ) -> None:
+        total = self.ledger.sentences() * len(self.config.tasks)
+        jobs = self._unsettled(cast)
+        with self.progress("synth: speech", total, self.ledger.settled_clips()) as advance:
+            async with aclosing(make_clips(jobs, self.config, backends.booth, run)) as clips:
+                async for job, made in clips:
+                    if isinstance(made, Rejected):
+                        self.ledger.reject(job.place, made)
+                    else:
+                        writer.add(job.place, *made)
+                    advance()
+                    stop_if_asked(self.received, "synth")
+
+    def _unsettled(self, cast: Cast) -> Iterator[ClipJob]:
+        for position, row in enumerate(self.rows):
+            split = self.splits[row.source_id]
             settled = self.ledger.settled(position)
             for sentence in self.ledger.texts(position).sentences:
+                intent = sentence.row.intent
+                intent_th = self.lexicon.intents.get(intent) if intent else None
                 for number in range(len(self.config.tasks)):
                     place = Place(position, sentence.row.variant, number)
                     if place not in settled:
-                        yield place, sentence
+                        yield ClipJob(place, sentence, split, intent_th, cast.of(split))
 
 
 def _watched(
@@ -265,6 +335,9 @@ def _watched(
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 stop_if_asked(received, "synth")
+        if isinstance(task.exception(), EnvironmentProblem):
+            # A signal to the whole group ends what this process relies on, too, and is the better reason.
+            stop_if_asked(received, "synth")
         return task.result()
 
     return asyncio.run(watch())
@@ -278,18 +351,6 @@ def _counts(ledger: Ledger) -> tuple[tuple[str, str, int, float], ...]:
         rows[key] += shard.rows
         seconds[key] = seconds.get(key, 0.0) + shard.seconds
     return tuple((*key, n, round(seconds[key] / 3600, 4)) for key, n in sorted(rows.items()))
-
-
-def _check_rejected(rejected: list[Rejected], made: int, config: SynthConfig) -> None:
-    """Raises `QuarantineError` with the reasons, as the list in full is written only with a data set."""
-    share = len(rejected) / max(1, made + len(rejected))
-    if made and share <= config.max_rejected_share:
-        return
-    raise QuarantineError(
-        f"{len(rejected)} of {made + len(rejected)} rows of {config.source} were rejected, and {made} could be made;"
-        f" the allowed share is {config.max_rejected_share:g}:\n{by_reason(rejected)}\n"
-        "Add what is missing (a translation memory: --translator memory:FILE), or raise max_rejected_share."
-    )
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -108,6 +108,8 @@ class Asker:
     price: Price
     temperature: float
     max_tokens: int = 2048
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the server's own in each request."""
 
     async def ask(
         self,
@@ -130,7 +132,7 @@ class Asker:
         stored = self.cache.get(question)
         if stored is not None:
             return answer.model_validate_json(stored)
-        request = ChatRequest(prompt.messages(values), self.temperature, self.max_tokens)
+        request = ChatRequest(prompt.messages(values), self.temperature, self.max_tokens, self.more)
         sent = await self._call(stage, request)
         read = _read(sent.reply.text, answer, check)
         if isinstance(read, Complaint):
@@ -155,6 +157,7 @@ class Asker:
         sample: int,
     ) -> Question:
         identity = self.llm.identity
+        parameters = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         return Question(
             stage=stage,
             backend=identity.backend,
@@ -162,8 +165,9 @@ class Asker:
             revision=identity.revision,
             prompt=prompt.sha256,
             schema=sha256_of(canonical_json(answer.model_json_schema())),
+            # Without such fields it is the key that earlier versions stored answers under.
             parameters=canonical_json(
-                {"temperature": self.temperature, "max_tokens": self.max_tokens}
+                {**parameters, "more": self.more} if self.more else parameters
             ),
             input=canonical_json(values),
             sample=sample,

@@ -21,14 +21,17 @@ def augment(row: SourceRow, variants: int, seed: int, memory: Memory) -> tuple[S
     """`row` itself and up to `variants - 1` different variants of it, numbered 1, 2, ...
 
     A pure function of (seed, source id, sentence, variant). Fewer rows come back when names and
-    frames do not give enough different sentences; none is ever repeated.
+    frames do not give enough different sentences; none is ever repeated. A Thai row has no variants: the words of the
+    memory are English, and a recording says what it says.
 
     Raises:
         ConfigError: `variants` is not positive.
     """
     if variants < 1:
         raise ConfigError(f"variants must be at least 1, not {variants}. Give a positive number.")
-    found = memory.match(skeleton(row.text_en, row.entities))
+    if row.language == "th":
+        return (row,)
+    found = memory.match(skeleton(row.text, row.entities))
     # A sentence that came with its own frame gets no second one ("please could you ...").
     framed = found is not None and found[1] is not None
     moods = MOODS if found is None else (found[0].mood,)
@@ -36,7 +39,7 @@ def augment(row: SourceRow, variants: int, seed: int, memory: Memory) -> tuple[S
     frames.sort(key=lambda frame: draw(seed, row.source_id, frame.en))
     forms: list[Frame | None] = [None, *frames]
     kept = [row]
-    texts = {row.text_en}
+    texts = {row.text}
     for number in range(1, variants):
         for attempt in range(ATTEMPTS):
             drawn = (seed, row.source_id, number, attempt)
@@ -45,8 +48,8 @@ def augment(row: SourceRow, variants: int, seed: int, memory: Memory) -> tuple[S
             plain = bool(row.entities) and draw(*drawn, "plain") % 2 == 0
             form = None if plain else forms[(number + attempt) % len(forms)]
             candidate = replace(_in_frame(swapped, form), variant=len(kept))
-            if candidate.text_en not in texts:
-                texts.add(candidate.text_en)
+            if candidate.text not in texts:
+                texts.add(candidate.text)
                 kept.append(candidate)
                 break
     return tuple(kept)
@@ -66,16 +69,16 @@ def _swap(row: SourceRow, memory: Memory, drawn: tuple[int | str, ...]) -> Sourc
     text, spans = "", []
     position = 0
     for span, new in zip(row.entities, new_names, strict=True):
-        text += row.text_en[position : span.start]
+        text += row.text[position : span.start]
         spans.append(Span(len(text), len(text) + len(new), span.type, new))
         text += new
         position = span.end
     table = {span.text: new for span, new in zip(row.entities, new_names, strict=True)}
     return replace(
         row,
-        text_en=text + row.text_en[position:],
+        text=text + row.text[position:],
         entities=tuple(spans),
-        rephrase_en=_replace_names(row.rephrase_en, table),
+        rephrase=_replace_names(row.rephrase, table),
         output=_replace_names(row.output, table),
     )
 
@@ -93,7 +96,7 @@ def _in_frame(row: SourceRow, frame: Frame | None) -> SourceRow:
     if frame is None:
         return row
     before, after = frame.en.split("{}")
-    text = row.text_en
+    text = row.text
     if before:
         text = _lower_start(row) + text[1:]
         before = before[0].upper() + before[1:]
@@ -105,11 +108,11 @@ def _in_frame(row: SourceRow, frame: Frame | None) -> SourceRow:
         Span(span.start + len(before), span.end + len(before), span.type, span.text)
         for span in row.entities
     )
-    return replace(row, text_en=before + text + after, entities=moved)
+    return replace(row, text=before + text + after, entities=moved)
 
 
 def _lower_start(row: SourceRow) -> str:
-    first_word = re.split(r"[\s,]", row.text_en, maxsplit=1)[0]
+    first_word = re.split(r"[\s,]", row.text, maxsplit=1)[0]
     is_name = bool(row.entities) and row.entities[0].start == 0
     keeps = is_name or first_word == "I" or first_word.startswith("I'")
-    return row.text_en[0] if keeps else row.text_en[0].lower()
+    return row.text[0] if keeps else row.text[0].lower()

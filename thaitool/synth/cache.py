@@ -16,7 +16,7 @@ import sqlite3
 import time
 import zlib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from thaitool.errors import InputError
 
@@ -86,6 +86,19 @@ class Spending:
     usd: float
     prompt_tokens: int
     completion_tokens: int
+
+
+class Answers(Protocol):
+    """What those who ask need of a cache, which may be in another process."""
+
+    def get(self, question: Question) -> bytes | None:
+        """The stored answer; None if there is none."""
+
+    def put(self, question: Question, value: bytes, attempt: Attempt) -> None:
+        """Stores an answer and counts the call that brought it."""
+
+    def note(self, attempt: Attempt) -> None:
+        """Counts a call that was sent."""
 
 
 class Cache:

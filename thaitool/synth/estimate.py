@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from thaitool.synth.asking import estimated_tokens, load_prompt
 from thaitool.synth.assembly import EMBEDDED, is_memory
 from thaitool.synth.calls import Price
-from thaitool.synth.llm_augment import VARIANTS_PER_CALL
+from thaitool.synth.gates.canary import WORDS
+from thaitool.synth.llm_augment import VARIANTS_PER_CALL, is_bare
 from thaitool.synth.markers import mark
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ THAI_PER_ENGLISH, THAI_PER_S = 0.91, 10.7
 THAI_PER_TOKEN = 2.0
 #: Labels of a row, and the JSON around any answer, in tokens.
 LABEL_TOKENS, FRAME_TOKENS = 40, 15
+#: The three answers of the filter, in tokens.
+VERDICT_TOKENS = 5
 #: FLAC at 16 kHz, mono, bytes a second.
 FLAC_BYTES_PER_S = 19_900
 
@@ -68,27 +71,91 @@ def estimate(
 ) -> Estimate:
     """What the whole of a configuration would take, as if nothing were in the cache yet."""
     stages: list[StageEstimate] = []
+    english = [row for row in rows if row.language == "en"]
+    counts = {row.source_id: _variants(config, row) for row in rows}
     if config.llm != EMBEDDED:
-        bare = [row for row in rows if not row.intent and not row.entities]
+        bare = [row for row in rows if is_bare(row)]
         listing = "\n".join(f"- {name}" for name in intents)
-        values = [{"sentence": row.text_en, "intents": listing} for row in bare]
+        values = [{"sentence": row.text, "intents": listing} for row in bare]
         stages.append(
             _stage(config, "annotate", "annotate-1", config.llm, values, [LABEL_TOKENS] * len(bare))
         )
-        if config.variants > 1:
-            stages.append(_augment(config, rows))
-    if not is_memory(config.translator):
-        values = [{"sentence": mark(row.text_en, row.entities)} for row in rows]
+        varied = [row for row in rows if counts[row.source_id] > 1]
+        if varied:
+            stages.append(_augment(config, varied))
+    if not is_memory(config.translator) and english:
+        values = [{"sentence": mark(row.text, row.entities)} for row in english]
         # The spoken and the written form.
-        said = [int(2 * THAI_PER_ENGLISH * len(row.text_en) / THAI_PER_TOKEN) for row in rows]
+        said = [int(2 * _thai_letters(row) / THAI_PER_TOKEN) for row in english]
         stage = _stage(config, "translate", "translate-1", config.translator, values, said)
         stages.append(_times(stage, config.variants))
-    letters = THAI_PER_ENGLISH * sum(len(row.text_en) for row in rows) * config.variants
+        if "qa" in config.tasks:
+            stages.append(_answers(config, english))
+    stages += _rephrasings(config, rows, counts)
+    stages += _verdicts(config, rows, counts)
+    letters = sum(_thai_letters(row) * counts[row.source_id] for row in rows)
     seconds = letters / THAI_PER_S / config.speed * len(config.tasks)
-    clips = len(rows) * config.variants * len(config.tasks)
+    clips = sum(counts.values()) * len(config.tasks)
     if config.tts.startswith("speech:"):
-        stages.append(StageEstimate("tts", config.tts.partition("#")[2], clips, 0, 0, 0.0))
+        canaries = len(config.voices) * len(WORDS) if config.gates.tone_canary else 0
+        model = config.tts.partition("#")[2]
+        stages.append(StageEstimate("tts", model, clips + canaries, 0, 0, 0.0))
     return Estimate(tuple(stages), clips, seconds / 3600, seconds * FLAC_BYTES_PER_S / 1e9)
+
+
+def _variants(config: SynthConfig, row: SourceRow) -> int:
+    """How many sentences come of a row; the embedded augmentation has none for Thai, and a recording is one."""
+    is_fixed = row.audio or (row.language == "th" and config.llm == EMBEDDED)
+    return 1 if is_fixed else config.variants
+
+
+def _thai_letters(row: SourceRow) -> float:
+    return len(row.text) * (THAI_PER_ENGLISH if row.language == "en" else 1.0)
+
+
+def _answers(config: SynthConfig, rows: Sequence[SourceRow]) -> StageEstimate:
+    """Answers are translated for the rows as they are; what the answer to a variant is, nobody has said."""
+    asked = [row for row in rows if row.output]
+    values = [{"sentence": row.text, "answer": row.output, "spoken": row.text} for row in asked]
+    said = [int(THAI_PER_ENGLISH * len(row.output) / THAI_PER_TOKEN) for row in asked]
+    return _stage(config, "translate_answer", "translate-answer-1", config.translator, values, said)
+
+
+def _rephrasings(
+    config: SynthConfig, rows: Sequence[SourceRow], counts: Mapping[str, int]
+) -> list[StageEstimate]:
+    """The written form of Thai sentences, where a model can be asked for it."""
+    url = config.llm if is_memory(config.translator) else config.translator
+    asked = [row for row in rows if row.language == "th" and not row.rephrase]
+    if url == EMBEDDED or "sr" not in config.tasks or not asked:
+        return []
+    asked = [row for row in asked for _ in range(counts[row.source_id])]
+    values = [{"sentence": row.text} for row in asked]
+    said = [int(len(row.text) / THAI_PER_TOKEN) for row in asked]
+    return [_stage(config, "rephrase", "rephrase-th-1", url, values, said)]
+
+
+def _verdicts(
+    config: SynthConfig, rows: Sequence[SourceRow], counts: Mapping[str, int]
+) -> list[StageEstimate]:
+    """The filter of the gates: every sentence, and those that are planted."""
+    gates = config.gates
+    url = config.llm if gates.filter == "llm" else gates.filter
+    if url is None:
+        return []
+    asked = [row for row in rows for _ in range(counts[row.source_id])]
+    asked += asked[: round(gates.planted_share * len(asked))]
+    values = [
+        {
+            "original": mark(row.text, row.entities),
+            "thai": "ก" * int(_thai_letters(row)),
+            "intent": row.intent or "(none)",
+            "names": "; ".join(span.text for span in row.entities),
+        }
+        for row in asked
+    ]
+    said = [VERDICT_TOKENS] * len(asked)
+    return [_stage(config, "filter", "filter-1", url, values, said)]
 
 
 def _augment(config: SynthConfig, rows: Sequence[SourceRow]) -> StageEstimate:
@@ -99,13 +166,13 @@ def _augment(config: SynthConfig, rows: Sequence[SourceRow]) -> StageEstimate:
     asked = [(row, count) for row in rows for count in counts]
     values = [
         {
-            "sentence": mark(row.text_en, row.entities),
+            "sentence": mark(row.text, row.entities),
             "intent": row.intent or "(none)",
             "count": str(count),
         }
         for row, count in asked
     ]
-    said = [count * estimated_tokens(row.text_en) for row, count in asked]
+    said = [count * estimated_tokens(row.text) for row, count in asked]
     return _stage(config, "augment", "augment-1", config.llm, values, said)
 
 

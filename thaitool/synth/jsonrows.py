@@ -21,14 +21,19 @@ def read_text(path: Path) -> str:
     """The file as UTF-8 text; a byte that is not UTF-8 stays visible as a lone surrogate (PEP 383).
 
     Raises:
-        InputError: the file is absent or cannot be read.
+        InputError: the file is absent, cannot be read, or is no text in UTF-8 or a code of single bytes.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {error.strerror}. Give the path of a readable file."
         ) from error
+    if b"\0" in content:
+        raise InputError(
+            f"{path} holds zero bytes, so it is no UTF-8 text (UTF-16?). Save it as UTF-8."
+        )
+    return content.decode("utf-8-sig", errors="surrogateescape")
 
 
 def undecoded(text: str) -> str:

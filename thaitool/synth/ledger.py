@@ -64,7 +64,11 @@ class Ledger:
     """The open ledger of one unfinished data set."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        """Opens or makes it; `is_resumed` tells which, `fits` whether it is of this very data set.
+        """Opens or makes it; `is_resumed` tells which, and `fingerprint` of which data set it is.
+
+        Args:
+            path: The file.
+            fingerprint: What decides every row, as text; kept where the file is new.
 
         Raises:
             InputError: another process works on it.
@@ -90,11 +94,17 @@ class Ledger:
                 f"{path.parent} is being worked on by another process ({error}); wait for it, or choose another --out."
             ) from error
         (stored,) = self._db.execute("SELECT fingerprint FROM run").fetchone()
-        self.fits = stored == fingerprint
+        self.fingerprint = str(stored)
 
     def close(self) -> None:
         """Ends the use of the file, and with it the lock."""
         self._db.close()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been made yet."""
+        (found,) = self._db.execute("SELECT EXISTS (SELECT 1 FROM texts)").fetchone()
+        return not found
 
     def positions_with_texts(self) -> set[int]:
         """Source rows that are past the text stage."""

@@ -1,4 +1,4 @@
-"""A language model labels English rows and writes variants of them, names carried along in numbered brackets.
+"""A language model labels rows and writes variants of them, names carried along in numbered brackets.
 
 It answers within closed bounds: an intent from a list, names that stand in the sentence, brackets one to one. What does
 not keep to them is rejected with a reason; `augment` is what works without a model.
@@ -14,7 +14,7 @@ from thaitool.records import ENTITY_TYPES, Rejected
 from thaitool.synth.asking import Answer, Asker, Complaint, load_prompt
 from thaitool.synth.backends.protocol import CallFailed
 from thaitool.synth.markers import Broken, mark, unmark
-from thaitool.synth.sources import SourceRow, Span, find_span, normal_english
+from thaitool.synth.sources import Language, SourceRow, Span, find_span, normal_english
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,12 +38,14 @@ class _Variants(Answer):
 
 
 async def annotate(row: SourceRow, asker: Asker, intents: Sequence[str]) -> SourceRow | Rejected:
-    """`row` with an intent from `intents` (or none) and its names; a row that has either stays as it is.
+    """`row` with an intent from `intents` (or none) and its names, where `is_bare` says that it needs them.
+
+    An intent that it has is kept, and so is that it has no names, where somebody has looked.
 
     Raises:
         NotYetAnswered, ConfigError, EnvironmentProblem: see `Asker.ask`.
     """
-    if row.intent or row.entities:
+    if not is_bare(row):
         return row
 
     def check(labels: _Labels) -> Complaint | None:
@@ -57,7 +59,7 @@ async def annotate(row: SourceRow, asker: Asker, intents: Sequence[str]) -> Sour
                     "type_unknown",
                     f"the type {name.type!r} is not one of {', '.join(ENTITY_TYPES)}",
                 )
-        spans = _spans(row.text_en, labels)
+        spans = _spans(row.text, labels)
         if len(spans) < len(labels.entities):
             return Complaint(
                 "span_not_found",
@@ -65,12 +67,19 @@ async def annotate(row: SourceRow, asker: Asker, intents: Sequence[str]) -> Sour
             )
         return None
 
-    values = {"sentence": row.text_en, "intents": "\n".join(f"- {name}" for name in intents)}
+    values = {"sentence": row.text, "intents": "\n".join(f"- {name}" for name in intents)}
     try:
-        labels = await asker.ask("annotate", load_prompt("annotate-1"), values, _Labels, check)
+        prompt = load_prompt("annotate-th-1" if row.language == "th" else "annotate-1")
+        labels = await asker.ask("annotate", prompt, values, _Labels, check)
     except CallFailed as error:
         return Rejected(row.source_id, f"annotate_{error.reason}", error.detail)
-    return replace(row, intent=labels.intent, entities=_spans(row.text_en, labels))
+    spans = row.entities if row.has_names else _spans(row.text, labels)
+    return replace(row, intent=row.intent or labels.intent, entities=spans, has_names=True)
+
+
+def is_bare(row: SourceRow) -> bool:
+    """Whether a row has neither intent nor names, or nobody has looked for its names."""
+    return not row.entities and (row.intent is None or not row.has_names)
 
 
 def _spans(text: str, labels: _Labels) -> tuple[Span, ...]:
@@ -92,6 +101,8 @@ async def augment(
     """
     kept = [row]
     rejected: list[Rejected] = []
+    if row.audio:  # it says what it says
+        return (row,), ()
     for call, first in enumerate(range(1, variants, VARIANTS_PER_CALL)):
         count = min(VARIANTS_PER_CALL, variants - first)
         taken = tuple(kept)
@@ -106,11 +117,11 @@ async def augment(
             return Complaint(reason, f"only {len(good)} of {count} variants are usable: {detail}")
 
         values = {
-            "sentence": mark(row.text_en, row.entities),
+            "sentence": mark(row.text, row.entities),
             "intent": row.intent or "(none)",
             "count": str(count),
         }
-        prompt = load_prompt("augment-1")
+        prompt = load_prompt("augment-th-1" if row.language == "th" else "augment-1")
         try:
             answer = await asker.ask("augment", prompt, values, _Variants, check, sample=call)
         except CallFailed as error:
@@ -132,15 +143,16 @@ def _sorted_out(
     """The first `count` variants: rows from the usable ones, reasons for the others."""
     good: list[SourceRow] = []
     bad: list[Rejected] = []
-    known = {normal_english(other.text_en) for other in taken}
+    known = {normal_english(other.text) for other in taken}
     for text in texts[:count]:
         marked = unmark(text, len(row.entities))
         if isinstance(marked, Broken):
             bad.append(Rejected(row.source_id, f"augment_{marked.reason}", marked.sentence))
             continue
         key = normal_english(marked.text)
-        if not _is_english(marked.text):
-            bad.append(Rejected(row.source_id, "augment_not_english", repr(marked.text)))
+        if not _is_in(row.language, marked.text):
+            reason = "augment_not_thai" if row.language == "th" else "augment_not_english"
+            bad.append(Rejected(row.source_id, reason, repr(marked.text)))
         elif key in known:
             bad.append(Rejected(row.source_id, "augment_repeated", repr(marked.text)))
         else:
@@ -154,20 +166,21 @@ def _sorted_out(
             good.append(
                 replace(
                     row,
-                    text_en=marked.text,
+                    text=marked.text,
                     entities=spans,
                     variant=number,
-                    rephrase_en="",
+                    rephrase="",
                     output="",
                 )
             )
     return good, bad
 
 
-def _is_english(text: str) -> bool:
+def _is_in(language: Language, text: str) -> bool:
     letters = [c for c in text if c.isalpha()]
+    own = sum("\u0e00" <= c <= "\u0e7f" if language == "th" else c.isascii() for c in letters)
     # Foreign names may stand in it.
-    return bool(letters) and sum(c.isascii() for c in letters) >= 0.7 * len(letters)
+    return bool(letters) and own >= 0.7 * len(letters)
 
 
 def closed_list(rows: Sequence[SourceRow], intents: Mapping[str, str]) -> tuple[str, ...]:

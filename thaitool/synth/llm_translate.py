@@ -7,7 +7,7 @@ exactly once, letter by letter (the idea of CODEC: Le et al., ICLR 2024). Else t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thaitool.records import Entity, Rejected
 from thaitool.synth.asking import Answer, Asker, Complaint, load_prompt
@@ -20,6 +20,7 @@ from thaitool.synth.translate import Rendering
 MIN_THAI_SHARE = 0.8
 #: An error of the connection would meet the second question too; these are about what was said.
 _ABOUT_MARKERS = ("markers_", "not_thai")
+_BRACKETS = re.compile(r"[\[\]|]")
 _LEFT_OVER = re.compile(r"\[\d+\|([^\[\]|]*)\]")
 
 
@@ -34,11 +35,17 @@ class _Plain(Answer):
     names: dict[str, str]
 
 
+class _Answer(Answer):
+    answer: str
+
+
 @dataclass(frozen=True)
 class LlmTranslator:
     """Asks one language model."""
 
     asker: Asker
+    answers: bool = False
+    """Whether the answers of the rows are translated too, for `qa`."""
 
     @property
     def name(self) -> str:
@@ -51,21 +58,43 @@ class LlmTranslator:
         Raises:
             NotYetAnswered, ConfigError, EnvironmentProblem: see `Asker.ask`.
         """
+        rendering = await self._rendered(row)
+        if isinstance(rendering, Rejected):
+            return rendering
+        if self.answers and row.output:
+            rendering = await self._answered(row, rendering)
+        return rendering if isinstance(rendering, Rejected) else (rendering,)
+
+    async def _rendered(self, row: SourceRow) -> Rendering | Rejected:
         try:
-            return (await self._marked(row),)
+            return await self._marked(row)
         except CallFailed as error:
             if not row.entities or not error.reason.startswith(_ABOUT_MARKERS):
                 return Rejected(row.source_id, f"translate_{error.reason}", error.detail)
         try:
-            return (await self._plain(row),)
+            return await self._plain(row)
         except CallFailed as error:
             return Rejected(row.source_id, f"translate_{error.reason}", error.detail)
+
+    async def _answered(self, row: SourceRow, rendering: Rendering) -> Rendering | Rejected:
+        def check(answer: _Answer) -> Complaint | None:
+            if not answer.answer or not is_thai(answer.answer):
+                return Complaint("not_thai", f'"answer" is not Thai: {answer.answer!r}')
+            return None
+
+        values = {"sentence": row.text, "answer": row.output, "spoken": rendering.text_th}
+        prompt = load_prompt("translate-answer-1")
+        try:
+            said = await self.asker.ask("translate_answer", prompt, values, _Answer, check)
+        except CallFailed as error:
+            return Rejected(row.source_id, f"translate_answer_{error.reason}", error.detail)
+        return replace(rendering, answer_th=said.answer)
 
     async def _marked(self, row: SourceRow) -> Rendering:
         def check(answer: _Translation) -> Complaint | None:
             return _complaint(unmark(answer.spoken, len(row.entities)), answer.written)
 
-        values = {"sentence": mark(row.text_en, row.entities)}
+        values = {"sentence": mark(row.text, row.entities)}
         prompt = load_prompt("translate-1")
         answer = await self.asker.ask("translate", prompt, values, _Translation, check)
         return _rendering(row, unmark(answer.spoken, len(row.entities)), answer.written)
@@ -73,13 +102,15 @@ class LlmTranslator:
     async def _plain(self, row: SourceRow) -> Rendering:
         def found(answer: _Plain) -> Marked | Broken:
             surfaces = [answer.names.get(str(n + 1), "").strip() for n in range(len(row.entities))]
+            if _BRACKETS.search(answer.spoken):
+                return Broken("markers_broken", f"no brackets were asked for: {answer.spoken!r}")
             return find_once(answer.spoken, surfaces)
 
         def check(answer: _Plain) -> Complaint | None:
             return _complaint(found(answer), answer.written)
 
         names = "\n".join(f"{n}: {span.text}" for n, span in enumerate(row.entities, start=1))
-        values = {"sentence": row.text_en, "names": names}
+        values = {"sentence": row.text, "names": names}
         prompt = load_prompt("translate-plain-1")
         answer = await self.asker.ask("translate_plain", prompt, values, _Plain, check)
         return _rendering(row, found(answer), answer.written)
@@ -93,14 +124,24 @@ def _complaint(spoken: Marked | Broken, written: str) -> Complaint | None:
         outside += spoken.text[position:start]
         position = end
     outside += spoken.text[position:]
-    if not spoken.text or not _is_thai(outside):
+    if not spoken.text or not is_thai(outside):
         return Complaint("not_thai", f'"spoken" is not a Thai sentence: {spoken.text!r}')
     if not written.strip():
         return Complaint("no_written_form", '"written" is empty')
+    if _BRACKETS.search(_without_markers(written)):
+        return Complaint("markers_broken", f'brackets are left over in "written": {written!r}')
+    # Foreign names may stand in it, so it has no share of Thai letters to keep to.
+    if not re.search("[\u0e01-\u0e2e]", written):
+        return Complaint("not_thai", f'"written" is not a Thai sentence: {written!r}')
     return None
 
 
-def _is_thai(text: str) -> bool:
+def _without_markers(text: str) -> str:
+    return _LEFT_OVER.sub(r"\1", text).strip()
+
+
+def is_thai(text: str) -> bool:
+    """Whether `MIN_THAI_SHARE` of its letters are Thai; of none, they are."""
     letters = [c for c in text if c.isalpha()]
     return sum("\u0e00" <= c <= "\u0e7f" for c in letters) >= MIN_THAI_SHARE * len(letters)
 
@@ -113,4 +154,5 @@ def _rendering(row: SourceRow, spoken: Marked | Broken, written: str) -> Renderi
         Entity(row.entities[number].type, spoken.text[start:end])
         for number, start, end in spoken.spans
     )
-    return Rendering(spoken.text, entities, _LEFT_OVER.sub(r"\1", written).strip())
+    starts = tuple(start for _, start, _ in spoken.spans)
+    return Rendering(spoken.text, entities, _without_markers(written), starts=starts)

@@ -15,18 +15,20 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thaitool.data.shards import Provenance, ThaiSupRow, write_provenance, write_shard
+from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained
+from thaitool.synth.cache import canonical_json
 from thaitool.synth.ledger import Ledger, Place, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 MANIFEST = "manifest.jsonl"
-#: Rows of one provenance file: text only, some hundred bytes each.
-PROVENANCE_ROWS = 500_000
+#: Rows of one provenance file, which are in memory together: some kilobytes each.
+PROVENANCE_ROWS = 10_000
 
 
 class ShardWriter:
@@ -83,22 +85,32 @@ def work_directory(out: Path) -> Path:
 
 
 @contextmanager
-def unfinished(out: Path, fingerprint: str) -> Iterator[tuple[Path, Ledger]]:
+def unfinished(
+    out: Path, fingerprint: Mapping[str, Any], *, restart: bool = False
+) -> Iterator[tuple[Path, Ledger]]:
     """(directory, ledger) of the data set that becomes `out` when the block succeeds, and waits when it fails.
 
-    Unfinished work of another fingerprint is thrown away: it would not fit.
+    Args:
+        out: Where the data set will be.
+        fingerprint: What decides every row: plain values, by name.
+        restart: Throws away what another command has left, whatever it was of.
 
     Raises:
-        InputError: another process works on it.
+        InputError: another process works on it, or what waits there is of another fingerprint.
         EnvironmentProblem: the disk is full.
     """
-    work = work_directory(out)
+    work, now = work_directory(out), canonical_json(fingerprint)
     with disk_full_is_explained(out):
-        ledger = Ledger(work / "ledger.sqlite", fingerprint)
-        if not ledger.fits:
+        ledger = Ledger(work / "ledger.sqlite", now)
+        fits = ledger.fingerprint == now
+        # Only now: the lock was free, so nobody works on it.
+        if ledger.is_resumed and (restart or (not fits and ledger.is_empty)):
             ledger.close()
             shutil.rmtree(work)
-            ledger = Ledger(work / "ledger.sqlite", fingerprint)
+            ledger = Ledger(work / "ledger.sqlite", now)
+        if ledger.fingerprint != now:
+            ledger.close()
+            raise InputError(_other_settings(work, ledger.fingerprint, fingerprint))
         try:
             root = work / "data"
             root.mkdir(exist_ok=True)
@@ -110,6 +122,38 @@ def unfinished(out: Path, fingerprint: str) -> Iterator[tuple[Path, Ledger]]:
         root.replace(out)
         _to_disk(out.parent)
         shutil.rmtree(work)
+
+
+def _other_settings(work: Path, before: str, now: Mapping[str, Any]) -> str:
+    wanted = _flat(json.loads(canonical_json(now)))
+    try:
+        known = _flat(json.loads(before))
+    except (ValueError, AttributeError):
+        different = ["which ones cannot be told, as another version of thaitool wrote it"]
+    else:
+        names = sorted({*known, *wanted})
+        pairs = ((name, known.get(name, "nothing"), wanted.get(name, "nothing")) for name in names)
+        different = [
+            f"{name.removeprefix('config.')}: {old} before, {new} now"
+            for name, old, new in pairs
+            if old != new
+        ]
+    return "\n  - ".join(
+        [f"{work} holds unfinished work of another source or other settings:", *different]
+    ) + (
+        "\nGo on with what it was before, choose another --out, or throw that work away: --restart."
+    )
+
+
+def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Settings as JSON, by name; those of a section after its name and a dot."""
+    flat: dict[str, str] = {}
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            flat |= _flat(inner, f"{above}{name}.")
+        else:
+            flat[above + name] = json.dumps(inner, ensure_ascii=False)
+    return flat
 
 
 def _to_disk(path: Path) -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 async def as_they_end(
     items: Iterable[T], work: Callable[[T], Coroutine[None, None, R]], width: int
-) -> AsyncIterator[tuple[T, R]]:
+) -> AsyncGenerator[tuple[T, R]]:
     """(item, result) in the order in which they end; `width` items are under way."""
     running: dict[asyncio.Task[R], T] = {}
     waiting = iter(items)
@@ -39,7 +39,7 @@ async def as_they_end(
 
 async def in_order(
     items: Iterable[T], work: Callable[[T], Coroutine[None, None, R]], width: int
-) -> AsyncIterator[tuple[T, R]]:
+) -> AsyncGenerator[tuple[T, R]]:
     """(item, result) in the order of the items; up to `width` are under way or wait for an earlier one."""
     if width == 1:  # a task for each would only cost time
         for item in items:

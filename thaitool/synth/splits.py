@@ -22,6 +22,9 @@ def split_rows(rows: Sequence[SourceRow], *, dev: float = 0.1, test: float = 0.2
     in names or case only have one wording: they go together and count as one. The order of `rows`
     does not matter, but the set does: adding rows can move other rows of that intent.
 
+    Rows that say their own split keep it, and the shares do not count. Recordings of one known
+    speaker go together instead of those of one wording: a sentence that several read can be in two.
+
     Raises:
         ConfigError: the shares are negative or leave nothing for training.
         InputError: two rows have one source id, or a row is already a variant.
@@ -31,6 +34,7 @@ def split_rows(rows: Sequence[SourceRow], *, dev: float = 0.1, test: float = 0.2
             f"the shares dev={dev} and test={test} must be at least 0 and together below 1. "
             "Choose smaller shares."
         )
+    splits: dict[str, str] = {}
     groups: dict[str, list[SourceRow]] = defaultdict(list)
     seen: set[str] = set()
     for row in rows:
@@ -40,12 +44,15 @@ def split_rows(rows: Sequence[SourceRow], *, dev: float = 0.1, test: float = 0.2
                 "or as a variant. Split before augmenting, and give every row its own id."
             )
         seen.add(row.source_id)
-        groups[skeleton(row.text_en, row.entities)].append(row)
+        if row.split:
+            splits[row.source_id] = row.split
+            continue
+        wording = skeleton(row.text, row.entities)
+        groups[f"[speaker {row.speaker}]" if row.speaker else wording].append(row)
     intents: dict[str, list[str]] = defaultdict(list)
     for wording, members in groups.items():
         # One wording under two intents still is one group; the smallest name decides.
         intents[min(member.intent or "" for member in members)].append(wording)
-    splits: dict[str, str] = {}
     for wordings in intents.values():
         wordings.sort(key=lambda wording: (draw("split", wording), wording))
         tests = _share(test, len(wordings))

@@ -1,4 +1,4 @@
-"""One English row to its labelled Thai sentences: annotate, vary, translate. Speaks nothing and stores nothing."""
+"""One row to its labelled Thai sentences: annotate, vary, translate. Speaks nothing and stores nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Translate = Callable[[SourceRow], Awaitable[tuple[Rendering, ...] | Rejected]]
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A variant of a row in English, and what is said for it in Thai."""
+    """A variant of a row, and what is said for it in Thai."""
 
     row: SourceRow
     renderings: tuple[Rendering, ...]
@@ -57,7 +57,7 @@ async def make_texts(
     """
     labelled = await annotate(row)
     if isinstance(labelled, Rejected):
-        return Texts((), (labelled,) * variants)
+        return Texts((), (labelled,) * (1 if row.audio else variants))
     kept, rejected = await augment(labelled)
     sentences: list[Sentence] = []
     lost = list(rejected)
@@ -81,4 +81,4 @@ def _row(value: Mapping[str, Any]) -> SourceRow:
 
 def _rendering(value: Mapping[str, Any]) -> Rendering:
     entities = tuple(Entity(**entity) for entity in value["entities"])
-    return Rendering(value["text_th"], entities, value["rephrase_th"])
+    return Rendering(**{**value, "entities": entities, "starts": tuple(value["starts"])})

@@ -1,6 +1,6 @@
-"""Turns an English row into Thai renderings with exact labels, by looking it up in a memory.
+"""Turns a row into Thai renderings with exact labels, by looking it up in a memory if it is English.
 
-It never guesses: a sentence or a name that the memory lacks is rejected with the reason.
+It never guesses: a sentence or a name that the memory lacks is rejected with the reason. A memory holds no answers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,18 @@ class Rendering:
     text_th: str
     entities: tuple[Entity, ...]
     rephrase_th: str
+    """"" where nobody has said it."""
+    answer_th: str = ""
+    """The answer to it; "" where nobody has said it."""
+    starts: tuple[int, ...] = ()
+    """Where in `text_th` each entity begins; () where that is not known."""
+
+
+def as_it_stands(row: SourceRow) -> Rendering:
+    """A Thai row as its own rendering, names at the places that it gives them."""
+    entities = tuple(Entity(span.type, span.text) for span in row.entities)
+    starts = tuple(span.start for span in row.entities)
+    return Rendering(row.text, entities, row.rephrase, row.output, starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,7 @@ class MemoryTranslator:
 
     def translate(self, row: SourceRow) -> tuple[Rendering, ...] | Rejected:
         """All renderings of the sentence; the seed and the sentence decide which comes first."""
-        key = skeleton(row.text_en, row.entities)
+        key = skeleton(row.text, row.entities)
         found = self.memory.match(key)
         if found is None:
             return Rejected(
@@ -57,7 +69,7 @@ class MemoryTranslator:
         renderings = [
             self._render(row, template, frame, names, index) for index in range(len(template.th))
         ]
-        first = draw(self.seed, row.source_id, row.text_en, "first") % len(renderings)
+        first = draw(self.seed, row.source_id, row.text, "first") % len(renderings)
         return (*renderings[first:], *renderings[:first])
 
     def _render(
@@ -68,7 +80,7 @@ class MemoryTranslator:
         names: Sequence[Name],
         index: int,
     ) -> Rendering:
-        seeds = (self.seed, row.source_id, row.text_en, index)
+        seeds = (self.seed, row.source_id, row.text, index)
         mood = template.mood if frame is None or frame.then == "same" else frame.then
         endings = tuple(e for e in self.memory.endings if e.mood == mood) or (_PLAIN_ENDING,)
         ending = pick(endings, *seeds, "ending")

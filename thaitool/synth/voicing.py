@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from thaitool.audio.decode import SAMPLE_RATE_HZ, encode_flac
+from thaitool.audio.decode import SAMPLE_RATE_HZ, decode, encode_flac
+from thaitool.audio.headers import BadAudio
+from thaitool.config.synth_gates import Gates
 from thaitool.data.shards import Provenance, ThaiSupRow
 from thaitool.errors import ConfigError, InputError
 from thaitool.records import Rejected
 from thaitool.synth.backends.protocol import CallFailed, Tts
-from thaitool.synth.cache import Attempt, Cache, Question, canonical_json
+from thaitool.synth.cache import Answers, Attempt, Question, canonical_json
 from thaitool.synth.draws import draw, pick
+from thaitool.synth.gates.clips import measure
+from thaitool.synth.gates.panel import ClipGates, Judged
 from thaitool.synth.labels import label_for
+from thaitool.synth.recordings import samples
 from thaitool.text.prompts import task_prompt
 from thaitool.text.spoken import spoken_form
 
@@ -23,11 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from thaitool.synth.calls import Endpoint
+    from thaitool.synth.effects import Acoustics
     from thaitool.synth.sources import SourceRow
     from thaitool.synth.translate import Rendering
 
-#: Written characters per second that speech can have; outside, a voice has skipped or repeated.
-MIN_CHARS_PER_S, MAX_CHARS_PER_S = 3.0, 30.0
+
+#: What provenance names as the voice of a row that keeps its recording.
+RECORDED = "recording"
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,17 @@ class Booth:
 
     tts: Tts
     endpoint: Endpoint
-    cache: Cache | None
+    cache: Answers | None
     """None for voices that are as fast as a cache."""
+    acoustics: Acoustics | None = None
+    """Room and noise; None where clips stay as they are spoken."""
+    gates: ClipGates = field(default_factory=lambda: ClipGates(Gates.model_validate({})))
+    """What each clip must pass."""
+
+    @property
+    def clips_at_once(self) -> int:
+        """Twice as many as are called: one that takes long does not leave the others without work."""
+        return 1 if self.tts.in_flight == 1 else 2 * self.tts.in_flight
 
     async def record(
         self, text: str, voice: str, *, speed: float, pitch_shift: int, seed: int
@@ -138,25 +155,23 @@ async def voice_row(
 ) -> tuple[ThaiSupRow, Provenance] | Rejected:
     """Speaks one rendering for one task, or says why not (no label, unspeakable, a gate)."""
     data_id = _data_id(task, row)
-    label = _label(task, rendering, intent_th, data_id)
+    label = _label(task, row, rendering, intent_th, data_id)
     if isinstance(label, Rejected):
         return label
-    voice = pick(voices, seed, data_id, "voice")
-    varied = speed * (0.9 + 0.2 * (draw(seed, data_id, "speed") % 1000) / 1000)
-    pitch_shift = draw(seed, data_id, "pitch") % 4 - 2
+    voice = _speaker(row) if row.audio else pick(voices, seed, data_id, "voice")
     spoken = spoken_form(rendering.text_th)
-    try:
-        clip = await booth.record(
-            spoken, voice, speed=varied, pitch_shift=pitch_shift, seed=draw(seed, data_id, "tts")
-        )
-    except InputError as error:
-        return Rejected(data_id, "unspeakable", str(error))
-    except CallFailed as error:
-        return Rejected(data_id, f"tts_{error.reason}", error.detail)
-    rate = len(spoken.replace(" ", "")) / clip.duration_s
-    if not MIN_CHARS_PER_S <= rate <= MAX_CHARS_PER_S:
-        detail = f"{rate:.1f} characters per second in {rendering.text_th!r}"
-        return Rejected(data_id, "speech_rate", detail)
+    if row.audio:
+        taken = await _kept(data_id, row.audio, rendering, booth)
+    else:
+        taken = await _take(data_id, rendering, spoken, booth, voice=voice, speed=speed, seed=seed)
+    if isinstance(taken, Rejected):
+        return taken
+    clip, judged = taken
+    # Labels and sound were judged on what was spoken; the room comes after, and a recording has its own.
+    heard = (clip, "") if row.audio else _heard(clip, booth, data_id)
+    if isinstance(heard, Rejected):
+        return heard
+    clip, effects = heard
     public = ThaiSupRow(
         task_id=task.upper(),
         task_prompt=task_prompt(task),
@@ -168,7 +183,7 @@ async def voice_row(
         num_channels=1,
         duration_s=clip.duration_s,
     )
-    provenance = Provenance(
+    return public, Provenance(
         data_id=data_id,
         source_id=row.source_id,
         source_corpus=row.corpus,
@@ -176,16 +191,118 @@ async def voice_row(
         split=split,
         variant=row.variant,
         intent=row.intent or "",
-        text_en=row.text_en,
+        text_en=row.text if row.language == "en" else "",
         text_spoken=spoken,
         voice=voice,
         phonemes=clip.phonemes,
         trainable=trainable,
+        entities=_entities_json(rendering),
+        gates=judged.as_json,
+        effects=effects,
     )
-    return public, provenance
 
 
-def _label(task: str, rendering: Rendering, intent_th: str | None, data_id: str) -> str | Rejected:
+async def _take(
+    data_id: str,
+    rendering: Rendering,
+    spoken: str,
+    booth: Booth,
+    *,
+    voice: str,
+    speed: float,
+    seed: int,
+) -> tuple[Clip, Judged] | Rejected:
+    """The first clip that passes the gates, and what they measured; else why the last one did not."""
+    varied = speed * (0.9 + 0.2 * (draw(seed, data_id, "speed") % 1000) / 1000)
+    pitch_shift = draw(seed, data_id, "pitch") % 4 - 2
+
+    async def take(*number: int) -> tuple[Clip, Judged] | Rejected:
+        drawn = draw(seed, data_id, "tts", *number)
+        try:
+            clip = await booth.record(
+                spoken, voice, speed=varied, pitch_shift=pitch_shift, seed=drawn
+            )
+        except InputError as error:
+            return Rejected(data_id, "unspeakable", str(error))
+        except CallFailed as error:
+            return Rejected(data_id, f"tts_{error.reason}", error.detail)
+        text = rendering.text_th
+        judged = await booth.gates.judge(clip.flac, text, _spans(rendering), speed=varied)
+        if judged.fault is None:
+            return clip, judged
+        return Rejected(data_id, judged.fault.reason, f"{judged.fault.detail} in {text!r}")
+
+    taken = await take()
+    for number in range(1, booth.gates.tries(booth.tts.identity)):
+        # A text that cannot be spoken, or a server that fails, is not helped by another seed.
+        if not isinstance(taken, Rejected) or taken.reason.startswith(("unspeakable", "tts_")):
+            break
+        taken = await take(number)
+    return taken
+
+
+def _speaker(row: SourceRow) -> str:
+    return f"{RECORDED}:{row.speaker}" if row.speaker else RECORDED
+
+
+async def _kept(
+    data_id: str, audio: str, rendering: Rendering, booth: Booth
+) -> tuple[Clip, Judged] | Rejected:
+    """The recording of a row and what the gates measured, or why it cannot be used."""
+    try:
+        heard = samples(audio)
+    except BadAudio as bad:
+        return Rejected(data_id, f"recording_{bad.reason}", f"{bad.item}: {bad.detail}")
+    clip = Clip(encode_flac(heard), len(heard) / SAMPLE_RATE_HZ, "")
+    judged = await booth.gates.judge(clip.flac, rendering.text_th, _spans(rendering), speed=1.0)
+    if judged.fault is None:
+        return clip, judged
+    return Rejected(data_id, judged.fault.reason, f"{judged.fault.detail} in {audio}")
+
+
+def _spans(rendering: Rendering) -> list[tuple[int, int]]:
+    """Where the entities stand in the text: as the rendering says, else each after the one before it."""
+    found: list[tuple[int, int]] = []
+    for number, entity in enumerate(rendering.entities):
+        if rendering.starts:
+            start = rendering.starts[number]
+        else:
+            start = rendering.text_th.find(entity.surface, found[-1][1] if found else 0)
+        if start < 0:  # out of order
+            start = rendering.text_th.index(entity.surface)
+        found.append((start, start + len(entity.surface)))
+    return found
+
+
+def _entities_json(rendering: Rendering) -> str:
+    listed = [
+        {"type": entity.type, "surface": entity.surface, "start": start, "end": end}
+        for entity, (start, end) in zip(rendering.entities, _spans(rendering), strict=True)
+    ]
+    return json.dumps(listed, ensure_ascii=False)
+
+
+def _heard(clip: Clip, booth: Booth, data_id: str) -> tuple[Clip, str] | Rejected:
+    """The clip with its room and noise, and what was done as JSON; the same clip and "" if nothing was.
+
+    A clip whose peaks in the room leave it too quiet is refused.
+    """
+    if booth.acoustics is None:
+        return clip, ""
+    heard, done = booth.acoustics.applied(decode(clip.flac, data_id), data_id)
+    if not done:
+        return clip, ""
+    level, limits = measure(heard, "").level_dbfs, booth.gates.limits
+    if not limits.min_level_dbfs <= level <= limits.max_level_dbfs:
+        return Rejected(data_id, "level", f"{level:.1f} dBFS after {done}")
+    return replace(clip, flac=encode_flac(heard)), done
+
+
+def _label(
+    task: str, row: SourceRow, rendering: Rendering, intent_th: str | None, data_id: str
+) -> str | Rejected:
+    if task == "ner" and not row.has_names:
+        return Rejected(data_id, "no_label", "nobody has looked for names in the source row")
     label = label_for(task, rendering, intent_th)
     if label is None:
         return Rejected(data_id, "no_label", f"the source row has no {task} label")

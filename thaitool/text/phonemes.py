@@ -124,9 +124,8 @@ def _words() -> frozenset[str]:
     from pythainlp.corpus.common import thai_words
 
     # Two letters are a word of a compound only with า, ี, อ, ไ or ใ: ดี, ใจ.
-    return frozenset(
-        word for word in thai_words() if len(word) > 2 or re.fullmatch("[ก-ฮ][าีอ]|[ไใ][ก-ฮ]", word)
-    )
+    words = (w for w in thai_words() if len(w) > 2 or re.fullmatch("[ก-ฮ][าีอ]|[ไใ][ก-ฮ]", w))
+    return frozenset(words) | _RESPELLED.keys()
 
 
 def _compound(word: str) -> list[str]:
@@ -134,7 +133,7 @@ def _compound(word: str) -> list[str]:
 
     No cut is made where the letter before it is read twice (ราช|การ): the parts sound different.
     """
-    known, best = _words() | _RESPELLED.keys(), {0: list[str]()}
+    known, best = _words(), {0: list[str]()}
     for end in range(2, len(word) + 1):
         found = [
             [*best[at], word[at:end]]

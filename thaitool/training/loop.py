@@ -404,7 +404,8 @@ class _Loop:
                 " their audio can carry."
             )
         rollbacks = [asdict(entry) for entry in read_rollbacks(self.run)]
-        result = TrainingResult(planned, done, self.metrics, resumed_from, rollbacks)
+        notes = [] if self.task.remark is None else self.task.remark(self.metrics)
+        result = TrainingResult(planned, done, self.metrics, resumed_from, rollbacks, notes)
         self.trackers.close()
         if self.accelerator.is_main_process:
             write_json(self.run.path / RESULT, asdict(result))

@@ -71,14 +71,17 @@ class Task:
     """Judges every row of metrics."""
     untrained: Callable[[], tuple[str, ...]] | None = None
     """Parts of the model that look random, for the sentence if `watch` finds that weights were not loaded."""
+    remark: Callable[[dict[str, float]], list[str]] | None = None
+    """What the last evaluation's metrics say in words; kept with the result."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Planned against done over all processes, the last evaluation, and returns to older checkpoints."""
+    """Planned against done over all processes, the last evaluation, returns to older checkpoints, and remarks."""
 
     planned: dict[str, float]
     done: dict[str, Any]
     metrics: dict[str, float]
     resumed_from: int
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)

@@ -106,9 +106,15 @@ class SpeechEncoder(nn.Module):
         return int(self.config.hidden_size)
 
     @property
+    def stack(self) -> nn.ModuleList:
+        """The transformer layers in use, lowest first."""
+        found: nn.ModuleList = self._family.layers(self.model)
+        return found
+
+    @property
     def layers(self) -> int:
         """Number of transformer layers in use."""
-        return len(self._family.layers(self.model))
+        return len(self.stack)
 
     def output_lengths(self, samples: Length) -> Length:
         """Frames for `samples` samples at 16 kHz."""

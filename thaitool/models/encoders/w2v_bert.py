@@ -25,6 +25,7 @@ def states(model: Any, heard: Heard) -> Iterator[Tensor]:
     if heard.augment is not None:
         mel = heard.augment(mel, counts)
     pairs = mel[:, : 2 * I].reshape(B, I, width)
+    pairs = pairs.to(model.feature_projection.projection.weight.dtype)  # half, as servers have it
     hidden = model.feature_projection(pairs)[0]
     hidden = heard.masked(hidden, getattr(model, "masked_spec_embed", None))
     encoder = model.encoder

@@ -1,7 +1,7 @@
 """Language models and voices by URL. Opening one checks the URL and loads what is local; it asks nothing.
 
 Language models: `openai:URL#MODEL` · `hf:PATH` · `batch:DIR#MODEL` · `replay:FILE#MODEL`.
-Voices: `espeak:` · `speech:URL#MODEL` · `hf-vits:PATH` · `command:PROGRAM ARGUMENTS`.
+Voices: `espeak:` · `speech:URL#MODEL` · `hf-vits:PATH` · `piper:PATH` · `command:PROGRAM ARGUMENTS`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from thaitool.errors import ConfigError, InputError
 from thaitool.synth.backends.protocol import Llm, Tts
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from thaitool.config import Calls
 
 LLM_FORMS = "embedded:, openai:URL#MODEL, hf:PATH, batch:DIR#MODEL or replay:FILE#MODEL"
-TTS_FORMS = "espeak: (embedded), speech:URL#MODEL, hf-vits:PATH or command:PROGRAM ARGUMENTS"
+TTS_FORMS = (
+    "espeak: (embedded), speech:URL#MODEL, hf-vits:PATH, piper:PATH or command:PROGRAM ARGUMENTS"
+)
 
 
 async def open_llm(url: str, calls: Calls, option: str) -> Llm:
@@ -35,7 +38,7 @@ async def open_llm(url: str, calls: Calls, option: str) -> Llm:
         from thaitool.synth.backends.chat import OpenAiLlm, only_model
         from thaitool.synth.backends.web import WebClient
 
-        client = WebClient(place, calls.key_variable, calls.in_flight)
+        client = WebClient(place, key_variable_of(place, calls), calls.in_flight)
         return OpenAiLlm(client, model or await only_model(client), calls.record)
     if scheme == "hf" and rest:
         from thaitool.models.device import choose_device
@@ -64,7 +67,8 @@ def open_tts(url: str, voices: Sequence[str], calls: Calls) -> Tts:
 
     Raises:
         ConfigError: the URL has another form, or the backend needs voices to be named.
-        InputError: a directory is not what it must be.
+        EnvironmentProblem: the backend needs a package that is not installed.
+        InputError: a file or directory is not what it must be.
     """
     scheme, colon, rest = url.partition(":")
     place, _, model = rest.partition("#")
@@ -77,6 +81,10 @@ def open_tts(url: str, voices: Sequence[str], calls: Calls) -> Tts:
         from thaitool.synth.backends.local import VitsTts
 
         return VitsTts(Path(rest), choose_device(calls.device), voices)
+    if scheme == "piper" and rest:
+        from thaitool.synth.backends.piper import PiperTts
+
+        return PiperTts(Path(rest), voices)
     if (scheme, bool(place)) in {("speech", True), ("command", True)} and not voices:
         raise ConfigError(
             f"The voices of {url!r} must be named: --set 'voices=[NAME, NAME:WEIGHT]'."
@@ -87,13 +95,18 @@ def open_tts(url: str, voices: Sequence[str], calls: Calls) -> Tts:
 
         if not model:
             raise ConfigError(f"The tts backend {url!r} must name its model: {url}#MODEL.")
-        client = WebClient(place, calls.key_variable, calls.in_flight)
+        client = WebClient(place, key_variable_of(place, calls), calls.in_flight)
         return SpeechApiTts(client, model, voices, calls.in_flight)
     if scheme == "command" and rest:
         from thaitool.synth.backends.speech import CommandTts
 
         return CommandTts(rest, voices, min(calls.in_flight, os.cpu_count() or 1))
     raise ConfigError(f"The tts backend must be {TTS_FORMS}, but is {url!r}.")
+
+
+def key_variable_of(base_url: str, calls: Calls) -> str:
+    """The environment variable with the key of a server; "" for none."""
+    return calls.key_variables.get(urlsplit(base_url).hostname or "", calls.key_variable)
 
 
 def weighted(voices: Sequence[str]) -> tuple[str, ...]:

@@ -135,6 +135,7 @@ def _body(model: str, request: ChatRequest) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         # Everybody who knows response_format knows this form; a JSON schema they do not.
         "response_format": {"type": "json_object"},
+        **request.more,
     }
 
 

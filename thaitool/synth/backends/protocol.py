@@ -5,8 +5,9 @@ Knows no network, no retries and no cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from thaitool.synth.espeak import Speech
@@ -57,6 +58,8 @@ class ChatRequest:
     messages: tuple[Message, ...]
     temperature: float
     max_tokens: int
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the server's own, such as a switch for thinking; they go before those of the same name."""
 
 
 @dataclass(frozen=True, slots=True)

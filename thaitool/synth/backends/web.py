@@ -60,11 +60,17 @@ class WebClient:
             CallFailed: anything that another try, or another row, may not meet.
             EnvironmentProblem: the server refuses the key, the model or the path.
         """
-        return self._checked(path, await self._sent("POST", path, body))
+        return self._checked(path, await self._sent("POST", path, json=body))
+
+    async def post_form(
+        self, path: str, fields: dict[str, str], files: dict[str, tuple[str, bytes, str]]
+    ) -> httpx2.Response:
+        """The answer to a form with files (name, content, MIME type); fails as `post` does."""
+        return self._checked(path, await self._sent("POST", path, data=fields, files=files))
 
     async def get_json(self, path: str) -> Any:
         """A JSON answer; fails as `post` does."""
-        return self.json_of(self._checked(path, await self._sent("GET", path, None)))
+        return self.json_of(self._checked(path, await self._sent("GET", path)))
 
     @staticmethod
     def json_of(response: httpx2.Response) -> Any:
@@ -78,9 +84,9 @@ class WebClient:
         except ValueError as error:
             raise CallFailed("bad_reply", f"the body is not JSON: {error}", again=True) from error
 
-    async def _sent(self, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+    async def _sent(self, method: str, path: str, **content: Any) -> httpx2.Response:
         try:
-            return await self._client.request(method, f"{self.base_url}{path}", json=body)
+            return await self._client.request(method, f"{self.base_url}{path}", **content)
         except httpx2.HTTPError as error:
             detail = f"{type(error).__name__}: {error}"
             raise CallFailed("connection", detail, again=True) from error

@@ -1,0 +1,1 @@
+"""Blind listening: a pack of clips for people to rate, offline, and what their ratings say."""

@@ -1,0 +1,72 @@
+"""A checkpoint as one self-contained directory: encoder, projector, LLM with its adapter merged in, processor.
+
+transformers loads it with `AutoModel…` and `AutoProcessor` and nothing else; it is the form that servers built on
+transformers read. Trains nothing, uploads nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thaitool.audio.decode import SAMPLE_RATE_HZ
+from thaitool.errors import InputError
+from thaitool.files import writing_directory
+from thaitool.models.checkpoint import load_speech_lm
+from thaitool.models.encoder import output_lengths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Servers reserve memory for a clip of this length, which is also the window of Whisper.
+LONGEST_SERVED_S = 30
+#: Where vLLM looks for the largest number of embeddings of a clip.
+_BOUND = "max_source_positions"
+
+
+def export(path: Path, out: Path, *, llm: Path | None = None) -> None:
+    """Writes the whole model of a checkpoint of `align` or `finetune` to a new directory.
+
+    Args:
+        path: The checkpoint.
+        out: The directory to make.
+        llm: Where the base LLM lies now; default is where it lay in training.
+
+    Raises:
+        InputError: as `load_speech_lm`; or `out` is taken.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} must be a new or an empty directory, but is not. Choose another.")
+    model, processor = load_speech_lm(path, llm=llm)
+    model.language_model = merged(model.language_model)
+    _give_row(model, processor.audio_token_id)
+    audio = model.config.audio_config
+    if getattr(audio, _BOUND, None) is None:
+        setattr(audio, _BOUND, output_lengths(audio, LONGEST_SERVED_S * SAMPLE_RATE_HZ))
+    with writing_directory(out) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+
+def merged(language_model: Any) -> Any:
+    """The LLM with its adapter added to its weights; an LLM without one as it is."""
+    if hasattr(language_model, "merge_and_unload"):
+        return language_model.merge_and_unload()
+    return language_model
+
+
+@torch.no_grad()
+def _give_row(model: Any, token_id: int) -> None:
+    """Gives the audio placeholder a row in the token table: servers look it up before they replace it.
+
+    The new rows are zero. No answer has used them, and zero is the score of a token the LLM knows nothing about.
+    """
+    language_model = model.language_model
+    rows = len(language_model.get_input_embeddings().weight)
+    if token_id < rows:
+        return
+    language_model.resize_token_embeddings(token_id + 1, mean_resizing=False)
+    language_model.get_input_embeddings().weight[rows:] = 0.0
+    language_model.get_output_embeddings().weight[rows:] = 0.0
+    model.config.text_config.vocab_size = token_id + 1
