@@ -26,6 +26,7 @@ from thaitool.data.shards import Provenance, ThaiSupRow, write_provenance, write
 from thaitool.errors import InputError
 from thaitool.reports.synth import contents
 from thaitool.reports.synth.build import build_report, entropy_bits, is_row_id
+from thaitool.reports.synth.coverage import DRAWS
 from thaitool.reports.synth.form import report_json, write_synth_report
 from thaitool.reports.synth.page import report_html
 from thaitool.stages import synth
@@ -345,6 +346,7 @@ def test_json_is_what_the_schema_says(schema: Any, tmp_path: Path) -> None:
     made = [(row, replace(p, text_spoken=pairs[k % 25])) for k, (row, p) in enumerate(rows())]
     report = build_report(write(tmp_path / "set", made), against=[real])
     assert report.coverage[0].against is not None
+    assert f"in 95 % of {DRAWS} draws" in report_html(report)
     value = json.loads(report_json(report))
     assert sorted(schema["required"]) == sorted(schema["properties"]) == sorted(value)
     assert list(validator.iter_errors(value)) == []

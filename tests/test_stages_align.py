@@ -147,6 +147,32 @@ def test_the_probe_can_choose_the_checkpoint(base: Path, tmp_path: Path) -> None
     assert (out / "best").resolve().name == f"checkpoint-{best}"
 
 
+def test_the_llm_in_the_loop_may_be_half_as_large(base: Path, tmp_path: Path) -> None:
+    config = aligning.settings(base, tmp_path / "run", method="asr", llm_dtype="bfloat16")
+    exact = aligning.settings(base, tmp_path / "exact", method="asr")
+    found, wanted = align.run(config), align.run(exact)
+    assert found.training is not None
+    assert wanted.training is not None
+    for name, value in wanted.training.metrics.items():
+        if name.startswith(("path_cost", "diagonal_drift", "one_frame_share")):
+            assert found.training.metrics[name] == pytest.approx(value, abs=0.05)
+    assert rows(found.out)[0]["loss"] == pytest.approx(rows(wanted.out)[0]["loss"], rel=0.02)
+    assert rows(found.out)[0]["loss"] != rows(wanted.out)[0]["loss"]
+
+
+def test_what_cannot_be_judged_is_refused_before_training(base: Path, tmp_path: Path) -> None:
+    """Not after it: a checkpoint of a run that ends so would never get its figures."""
+    made = [u for u in aligning.utterances(base / "clips") if u.split == "train"]
+    write_manifest(from_utterances(made), tmp_path / "train.arrow")
+    config = aligning.settings(base, tmp_path / "run", data=tmp_path / "train.arrow")
+    with pytest.raises(InputError, match="has no row of it that can be heard and has text"):
+        align.run(config)
+    few = aligning.settings(base, tmp_path / "few", projector_factor=25, method="asr")
+    with pytest.raises(InputError, match="none of 16 has that many; use a smaller"):
+        align.run(few)
+    assert not list(RunDir(few.out).metrics())
+
+
 def test_an_encoder_of_any_width_fits(base: Path, tmp_path: Path) -> None:
     model = tiny.pretraining_model(hidden_size=48)
     model.save_pretrained(tmp_path / "wide")
@@ -192,6 +218,8 @@ def test_what_cannot_be_aligned_is_refused(base: Path, tmp_path: Path) -> None:
             aligning.settings(base, tmp_path / "x", method=method, plain=True)
     with pytest.raises(ValueError, match="set probe_every: 1"):
         aligning.settings(base, tmp_path / "x", select="probe_cer")
+    with pytest.raises(ValueError, match="llm_dtype must be float32 with method: dtw"):
+        aligning.settings(base, tmp_path / "x", llm_dtype="bfloat16")
     with pytest.raises(ValueError, match="unfreeze_layers must be null with unfreeze_encoder"):
         aligning.settings(base, tmp_path / "x", unfreeze_layers=1, unfreeze_encoder=True)
     with pytest.raises(ValueError, match="feature_cache must be null"):

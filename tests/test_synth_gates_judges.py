@@ -256,7 +256,7 @@ def test_a_recogniser_of_our_own_reads_back_and_is_not_the_one_under_evaluation(
     assert recogniser_sha256(Gates.model_validate(gates)) == listener.identity.revision
     with pytest.raises(ConfigError, match="hold the same weights"):
         recogniser_sha256(Gates.model_validate(gates | {"asr_not": tmp_path / "asr"}))
-    with pytest.raises(ConfigError, match="which gates.asr speech:http://h/v1#m does not show"):
+    with pytest.raises(ConfigError, match=r"which gates\.asr speech:http://h/v1#m does not show"):
         recogniser_sha256(
             Gates.model_validate({"asr": "speech:http://h/v1#m", "asr_not": tmp_path / "asr"})
         )
@@ -295,7 +295,7 @@ def test_a_program_predicts_naturalness_and_refuses_nothing(tmp_path: Path) -> N
     flac = encode_flac(speak("มาหา", VOICES[0]).samples)
     program = shlex.join([sys.executable, str(script)])
     limits = Gates.model_validate({})
-    gates = ClipGates(limits, None, CommandPredictor(f"command:{program}"))
+    gates = ClipGates(limits, None, CommandPredictor(f"command:{program}", 60.0))
     judged = asyncio.run(gates.judge(flac, "มาหา", [], 1.0))
     assert judged.fault is None
     frames = len(speak("มาหา", VOICES[0]).samples)
@@ -307,4 +307,8 @@ def test_a_program_predicts_naturalness_and_refuses_nothing(tmp_path: Path) -> N
     with pytest.raises(EnvironmentProblem, match="ended with 1: no weights"):
         asyncio.run(gates.judge(flac, "มาหา", [], 1.0))
     with pytest.raises(ConfigError, match="must be command:PROGRAM"):
-        CommandPredictor("utmos:")
+        CommandPredictor("utmos:", 60.0)
+    script.write_text("import time; time.sleep(60)")
+    hung = CommandPredictor(f"command:{program}", 0.2)
+    with pytest.raises(EnvironmentProblem, match=r"must end within calls\.timeout_s, 0\.2 s"):
+        asyncio.run(ClipGates(limits, None, hung).judge(flac, "มาหา", [], 1.0))

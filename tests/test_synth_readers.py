@@ -151,6 +151,9 @@ def test_broken_tags_are_repaired_and_said_bad_lines_refused(tmp_path: Path) -> 
         "line 2: must be columns",
         "line 4: must be columns",
     ]
+    torn = wrote(tmp_path / "t.conll", "Ann\u00a0Lee B-PER\nNew York B-LOC\n")
+    with pytest.raises(InputError, match=r"has 1 problem:\n  line 2: must have 2 columns.* not 3"):
+        read_source(torn)
     mapped = {"TOWN": "LOC", "RIVER": None}
     good = wrote(tmp_path / "e.conll", "Tak B-TOWN\nNan B-RIVER\n")
     (row,) = read_source(good, entity_types=mapped).rows
@@ -211,6 +214,7 @@ def test_tables_with_and_without_a_line_of_names(tmp_path: Path) -> None:
         "weather/find\t3:10:location,10:15:datetime\tฝนกกรุงเทพวันนี้ \nalarm/set_alarm\t\tปลุกฉัน\tth_XX\t{}\n",
     )
     first, second = read_source(dialog, language="th").rows
+    assert not first.has_names  # nobody has marked people
     assert (first.intent, first.text) == ("weather/find", "ฝนกกรุงเทพวันนี้")
     assert first.entities == (Span(3, 10, "LOC", "กรุงเทพ"),)
     assert (second.intent, second.text, second.entities) == ("alarm/set_alarm", "ปลุกฉัน", ())

@@ -182,6 +182,19 @@ def test_text_that_outruns_the_decoded_audio_is_not_used(base: Path) -> None:
     assert mixed.used == 2
 
 
+@pytest.mark.parametrize("method", aligning.METHODS)
+def test_a_batch_without_a_single_frame_is_not_used(method: str, base: Path) -> None:
+    """And has a gradient of zero for every trained weight, which other processes wait for."""
+    config = aligning.settings(base, base / "x", method=method)
+    made = objective(config)
+    given = batch(config, 2)
+    short = replace(given, audio=given.audio[:, :200], audio_lengths=torch.tensor([200, 150]))
+    found = made(short, LATE)
+    assert (found.weight, found.used) == (0.0, 0)
+    torch.autograd.backward(found.total)
+    assert not any(bool(p.grad.any()) for p in made.parameters() if p.requires_grad)
+
+
 def rows(base: Path, *texts: str | None) -> Any:
     made = aligning.utterances(base / "clips")[: len(texts)]
     return from_utterances([replace(u, text=t) for u, t in zip(made, texts, strict=True)])

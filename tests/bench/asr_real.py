@@ -1,8 +1,9 @@
 """Recognisers on real recordings, trained, scored and compared by the commands of the package. Measures no LLM.
 
-`an4`: a new encoder under CTC on AN4 without ten of its speakers, scored on these ten. `pretrained`: an encoder that `pretrain` made of the same training audio against one from random
-weights, at equal updates. `thai`: CTC learns 94 Thai clips by heart, which needs units, lengths and decoding to be
-right. Each writes what it saw into `--out`; minutes to half an hour on two cores.
+`an4`: a new encoder under CTC on AN4 without ten of its speakers, scored on these ten. `pretrained`: an encoder that
+`pretrain` made of the same training audio against one from random weights, at equal updates. `thai`: CTC learns 94 Thai
+clips by heart, which needs units, lengths and decoding to be right. Each writes what it saw into `--out`; minutes to an
+hour on two cores.
 """
 
 from __future__ import annotations

@@ -6,7 +6,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from thaitool.config.sections import Count, LoosePath, Positive, Section, Share, Training
+from thaitool.config.sections import (
+    Count,
+    LlmDtype,
+    LoosePath,
+    Positive,
+    Section,
+    Share,
+    Training,
+)
 
 
 class AlignConfig(Section):
@@ -32,6 +40,9 @@ class AlignConfig(Section):
     )
     llm: LoosePath = Field(
         description="Causal LLM in transformers form; only its token table is read, but by method: asr."
+    )
+    llm_dtype: LlmDtype = Field(
+        "float32", description="Form of the LLM's weights in memory, with method: asr."
     )
     out: LoosePath = Field(description="Run directory.")
     method: Literal["dtw", "ctc", "dtw+ctc", "asr", "none"] = Field(
@@ -115,6 +126,10 @@ class AlignConfig(Section):
         if self.plain and self.method not in {"dtw", "none"}:
             raise ValueError(
                 f"plain is the bare DTW loss, so method must be dtw, not {self.method}"
+            )
+        if self.llm_dtype != "float32" and self.method != "asr":
+            raise ValueError(
+                f"llm_dtype must be float32 with method: {self.method}, which reads only the LLM's token table"
             )
         if self.select == "probe_cer" and self.probe_every != 1:
             raise ValueError(

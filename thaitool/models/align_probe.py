@@ -54,6 +54,11 @@ class Probe:
         return self.vocabulary.decode_frames(best.tolist())
 
 
+def require_readable(texts: Sequence[str], frames: Sequence[int]) -> None:
+    """Raises `InputError` if no clip of so many frames carries the characters of its text: no probe could learn."""
+    _usable(_coded(texts)[1], frames)
+
+
 def train_probe(
     clips: Sequence[Tensor], texts: Sequence[str], *, updates: int, seed: int = 0
 ) -> Probe:
@@ -68,16 +73,8 @@ def train_probe(
     Raises:
         InputError: no clip has frames enough for its text.
     """
-    written = [normalize(text) for text in texts]
-    pairs = [(clip, text) for clip, text in zip(clips, written, strict=True) if text]
-    vocabulary = build_vocabulary((text for _, text in pairs), normalizer=NORMALIZER)
-    coded = [(clip, vocabulary.encode(text).ids) for clip, text in pairs]
-    usable = [(clip, ids) for clip, ids in coded if len(clip) >= frames_needed(ids)]
-    if not usable:
-        raise InputError(
-            f"The CTC probe needs clips with a frame for each character, but none of {len(clips)} has that many; use a"
-            " smaller projector_factor."
-        )
+    vocabulary, coded = _coded(texts)
+    usable = [(clips[i], coded[i]) for i in _usable(coded, [len(clip) for clip in clips])]
     every = torch.cat([clip for clip, _ in usable]).float()
     mean, scale = every.mean(0), 1 / (every.std(0) + EPSILON)
     layer = nn.Linear(every.shape[1], len(vocabulary)).to(every.device)
@@ -87,6 +84,24 @@ def train_probe(
     with torch.enable_grad(), torch.autocast(every.device.type, enabled=False):
         _train(probe, usable, updates, seed)
     return probe
+
+
+def _coded(texts: Sequence[str]) -> tuple[Vocabulary, list[tuple[int, ...]]]:
+    written = [normalize(text) for text in texts]
+    vocabulary = build_vocabulary((text for text in written if text), normalizer=NORMALIZER)
+    return vocabulary, [vocabulary.encode(text).ids for text in written]
+
+
+def _usable(coded: Sequence[Sequence[int]], frames: Sequence[int]) -> list[int]:
+    """Clips with text that their frames can carry."""
+    pairs = enumerate(zip(coded, frames, strict=True))
+    found = [i for i, (ids, n) in pairs if n >= frames_needed(ids) > 0]
+    if not found:
+        raise InputError(
+            f"The CTC probe needs clips with a frame for each character, but none of {len(coded)} has that many; use a"
+            " smaller projector_factor."
+        )
+    return found
 
 
 def _train(

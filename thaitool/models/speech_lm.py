@@ -298,7 +298,7 @@ class ThaiSpeechModel(Hearing, PreTrainedModel):
 
 
 def _generation_config(of_llm: GenerationConfig, audio_token_id: int) -> GenerationConfig:
-    """Greedy; of the LLM's own only the special tokens.
+    """Greedy; of the LLM's own only the special tokens and the length.
 
     Its sampling and penalties are for chat. A penalty on repetition (Qwen) also counts the prompt: it would forbid
     words of a transcript, change with the padding, and look up scores of placeholders, which may have none.
@@ -307,6 +307,8 @@ def _generation_config(of_llm: GenerationConfig, audio_token_id: int) -> Generat
         bos_token_id=of_llm.bos_token_id,
         eos_token_id=of_llm.eos_token_id,
         pad_token_id=of_llm.pad_token_id,
+        max_length=of_llm.max_length,
+        max_new_tokens=of_llm.max_new_tokens,
         # An answer cannot hold a clip; a placeholder in it would be taken for one.
         suppress_tokens=[audio_token_id],
     )

@@ -83,7 +83,7 @@ class _Model:
     language_model: Any
     """None but for `method: asr`."""
     table: torch.Tensor
-    """The LLM's token table (V, D), float32; of a loaded LLM its own parameter."""
+    """The LLM's token table (V, D), float32; of a loaded LLM its own parameter, in its form."""
 
     def save(self, path: Path) -> None:
         save_checkpoint(
@@ -158,12 +158,11 @@ def _build(config: AlignConfig, encoder_path: Path, llm: Path) -> _Model:
     model_config = new_speech_lm_config(
         encoder.config, llm, tokenizer, projector=settings, audio_layer=config.layer
     )
-    language_model = load_llm(llm) if config.method == "asr" else None
-    table = (
-        load_embedding_table(llm)
-        if language_model is None
-        else language_model.get_input_embeddings().weight
-    )
+    if config.method == "asr":
+        language_model = load_llm(llm, dtype=getattr(torch, config.llm_dtype))
+        table = language_model.get_input_embeddings().weight
+    else:
+        language_model, table = None, load_embedding_table(llm)
     # Loading an LLM may draw random numbers, and every method is to start from the same projector.
     torch.manual_seed(config.train.seed)
     projector = Projector(encoder.hidden_size, table.shape[1], settings)
@@ -196,7 +195,7 @@ def _fitting(
         repeats="ctc" in config.method,
     )
     rejected: list[Rejected] = [*too_long, *found.rejected]
-    return Alignable(found.manifest, rejected, found.token_counts, found.unknown_share)
+    return Alignable(found.manifest, rejected, found.token_counts)
 
 
 def _train(
@@ -212,7 +211,8 @@ def _train(
     objective = _objective(model, fit, config)
     if isinstance(objective, Objective) and objective.ctc is not None:
         groups[0]["params"].append(objective.ctc.blank)
-    held = hold_out(dev_fit.manifest, fit.manifest, config)
+    frames = model.front_end.output_lengths
+    held = hold_out(dev_fit.manifest, fit.manifest, config, frames)
 
     def judge() -> dict[str, float]:
         probed = _probe_is_due(objective.update, config)

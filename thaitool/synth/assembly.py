@@ -219,7 +219,7 @@ def _clip_gates(
         server = _endpoint(endpoints, gates.asr.partition("#")[0], calls, calls.in_flight)
         listener = open_listener(gates.asr, calls, server)
         stack.push_async_callback(listener.close)
-    predictor = None if gates.mos is None else CommandPredictor(gates.mos)
+    predictor = None if gates.mos is None else CommandPredictor(gates.mos, calls.timeout_s)
     return ClipGates(gates, listener, predictor, cache)
 
 

@@ -266,8 +266,11 @@ class AsrObjective(nn.Module):
         return self
 
     def forward(self, batch: Batch, step: Step) -> Loss:
-        """One micro-batch."""
+        """One micro-batch; of clips that are too short for a single projected frame, nothing."""
         self.update = step.update + 1
+        frames, counts = self.front_end.frames(batch)
+        if not bool((self.front_end.projector.output_lengths(counts) > 0).any()):
+            return Loss(nothing(self), 0.0)
         tokens = self.processor.tokens(
             [task_prompt("asr")] * len(batch.utterances),
             batch.audio_lengths.tolist(),
@@ -279,7 +282,7 @@ class AsrObjective(nn.Module):
         out = self.model(
             input_ids=tokens.input_ids.to(device),
             attention_mask=tokens.attention_mask.to(device),
-            audio_frames=self.front_end.frames(batch),
+            audio_frames=(frames, counts),
             labels=tokens.labels.to(device),
             num_items_in_batch=1,
         )
@@ -288,7 +291,7 @@ class AsrObjective(nn.Module):
 
     def means(self) -> tuple[None, Tensor]:
         """None: no mean of speech is kept; it is taken of what is heard when the alignment is judged."""
-        return None, self.tokens.table.mean(0)
+        return None, self.tokens.table.mean(0, dtype=torch.float32)
 
 
 def nothing(module: nn.Module) -> Tensor:

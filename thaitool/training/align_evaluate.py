@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from thaitool.audio.decode import SAMPLE_RATE_HZ
 from thaitool.data.loader import in_order, listed
 from thaitool.errors import InputError
 from thaitool.models.align_judge import (
@@ -23,11 +24,16 @@ from thaitool.models.align_judge import (
     path_metrics,
     retrieval,
 )
-from thaitool.models.align_probe import Probe, character_error_rate, train_probe
+from thaitool.models.align_probe import (
+    Probe,
+    character_error_rate,
+    require_readable,
+    train_probe,
+)
 from thaitool.models.alignment import masked_mean, pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -54,8 +60,25 @@ class HeldOut:
     """Rows of the training set that the probe learns from."""
 
 
-def hold_out(dev_set: Manifest, train_set: Manifest, config: AlignConfig) -> HeldOut:
-    """At most `judge_items` held-out rows and `probe_clips` training rows, drawn by the seed."""
+def hold_out(
+    dev_set: Manifest, train_set: Manifest, config: AlignConfig, frames: Callable[[int], int]
+) -> HeldOut:
+    """At most `judge_items` held-out rows and `probe_clips` training rows, drawn by the seed.
+
+    Args:
+        dev_set, train_set: Rows with text.
+        config: Of the run.
+        frames: Projected frames that a number of samples gives.
+
+    Raises:
+        InputError: there is no held-out row, or no training row that the probe can learn from: before training, as it
+            would otherwise show after it.
+    """
+    if not len(dev_set):
+        raise InputError(
+            f"Alignment is judged on the dev split, but {config.data} has no row of it that can be heard and has text;"
+            " mark some rows as dev."
+        )
     manifest = _drawn(dev_set, config.judge_items, config.train.seed)
     utterances = [manifest[i] for i in range(len(manifest))]
     pairs = pair_up(
@@ -64,7 +87,10 @@ def hold_out(dev_set: Manifest, train_set: Manifest, config: AlignConfig) -> Hel
         config.train.seed,
     )
     rows = {(u.id, u.place): row for row, u in enumerate(utterances)}
-    return HeldOut(manifest, pairs, rows, _drawn(train_set, config.probe_clips, config.train.seed))
+    probe = _drawn(train_set, config.probe_clips, config.train.seed)
+    texts = [probe[i].text or "" for i in range(len(probe))]
+    require_readable(texts, [frames(round(s * SAMPLE_RATE_HZ)) for s in probe.duration_s.tolist()])
+    return HeldOut(manifest, pairs, rows, probe)
 
 
 def _drawn(manifest: Manifest, count: int, seed: int) -> Manifest:
@@ -94,8 +120,9 @@ def evaluate(
 
     Returns:
         `retrieval_...` and `text_retrieval_...`, `one_frame_share`, `largest_share`, `diagonal_drift`, `path_cost`,
-        `frames_per_token`, `tokens_per_text`, `transcripts`, where asked for `probe_cer`, and of CTC `ctc_cer` and `blank_share`; those in
-        `COMPARED` also as `..._random_pair` and `..._shuffled_audio`, if there are two transcripts.
+        `frames_per_token`, `tokens_per_text`, `transcripts`, where asked for `probe_cer`, and of CTC `ctc_cer` and
+        `blank_share`; those in `COMPARED` also as `..._random_pair` and `..._shuffled_audio`, if there are two
+        transcripts.
 
     Raises:
         InputError: no held-out recording can be read.

@@ -37,8 +37,6 @@ class Alignable:
     rejected: list[Rejected]
     token_counts: Tensor
     """How often each token of the vocabulary occurs in the rows that are left, int64 (V,)."""
-    unknown_share: float
-    """Share of the tokens that the tokenizer does not know."""
 
 
 def alignable(
@@ -96,9 +94,7 @@ def alignable(
             f" are {tokenizer.unk_token}. Take an LLM whose tokenizer has Thai, or falls back to bytes."
         )
     check_share(rejected, len(manifest), max_rejected_share)
-    return Alignable(
-        manifest.select(keep) if rejected else manifest, rejected, counts, unknown_share=share
-    )
+    return Alignable(manifest.select(keep) if rejected else manifest, rejected, counts)
 
 
 def _require_in_table(ids: Sequence[int], vocabulary: int) -> None:

@@ -25,6 +25,7 @@ from thaitool.errors import (
 )
 from thaitool.files import write_json, writing_directory
 from thaitool.records import Rejected
+from thaitool.training.accounting import planned_and_done
 from thaitool.training.interrupt import noting_signals
 from thaitool.training.ranks import gathered, is_sharded, make_accelerator
 from thaitool.training.rollback import finish_rollback, read_rollbacks, roll_back
@@ -199,8 +200,7 @@ class _Loop:
                 row, finding = self._one(update, source)
                 if finding is not None:
                     break
-                note = f"loss {row['loss']:.3f}" if "loss" in row else "skipped"
-                yield 1, note
+                yield 1, f"loss {row['loss']:.3f}" if "loss" in row else "skipped"
             else:
                 return
             found_at = self.done.updates
@@ -246,9 +246,8 @@ class _Loop:
             raise TrainingFailed(
                 f"{finding.sentence} The last checkpoint is intact. {finding.advice}"
             )
-        self._record(
-            row
-        )  # before the checkpoint: a run killed in between would resume without this line
+        # Before the checkpoint: a run killed in between would resume without this line.
+        self._record(row)
         if finding is None and (last or improved or (update + 1) % config.save_every == 0):
             self.checkpoint()
         return row, finding
@@ -385,24 +384,13 @@ class _Loop:
 
     def finish(self, resumed_from: int) -> TrainingResult:
         """Compares planned with done and writes `result.json`."""
-        config, world = self.config, self.accelerator.num_processes
-        n_batches = config.updates * config.accumulation * world
-        planned: dict[str, float] = {"updates": config.updates, "batches": n_batches}
-        done = asdict(self.done)
-        done["epochs"] = round(n_batches / self.updater.plan.batches_per_epoch, 3)
-        done["hours"] = round(done["audio_s"] / 3600, 4)
-        differs = [k for k, v in planned.items() if done[k] != v]
-        if differs:
-            listing = ", ".join(f"{k}: planned {planned[k]}, done {done[k]}" for k in differs)
-            raise TrainingFailed(f"The run did not do what it planned ({listing}).")
-        without = self.done.skipped + self.done.nonfinite
-        if without > config.updates / 2:
-            raise TrainingFailed(
-                f"{'No update' if without == config.updates else 'Less than half of the updates'} could use any"
-                f" recording: {self.done.skipped} of {config.updates} had none, {self.done.nonfinite} were not"
-                f" finite; see {self.run.quarantine}, and whether transcripts, if there are any, are longer than"
-                " their audio can carry."
-            )
+        planned, done = planned_and_done(
+            self.done,
+            self.config,
+            processes=self.accelerator.num_processes,
+            batches_per_epoch=self.updater.plan.batches_per_epoch,
+            ledger=self.run.quarantine,
+        )
         rollbacks = [asdict(entry) for entry in read_rollbacks(self.run)]
         notes = [] if self.task.remark is None else self.task.remark(self.metrics)
         result = TrainingResult(planned, done, self.metrics, resumed_from, rollbacks, notes)

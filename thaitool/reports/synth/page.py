@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from thaitool.reports.html import Bar, data_url, environment
 from thaitool.reports.players import media_type
 from thaitool.reports.plots import Scale
+from thaitool.reports.synth.coverage import DRAWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,6 +79,7 @@ def report_html(report: SynthReport) -> str:
             canary=_canary(report),
             gate_settings=_flat({k: v for k, v in (report.gates or {}).items() if k != "canary"}),
             most_voices=MOST_VOICES,
+            draws=DRAWS,
         )
     )
 

@@ -157,4 +157,5 @@ def _grams(text: str, size: int) -> frozenset[str]:
 
 def _label(rendering: Rendering, intent: str | None, form: str) -> int:
     names = tuple(sorted((e.type, compact(e.surface)) for e in rendering.entities))
-    return hash((intent, names, tuple(_DIGITS.findall(form))))
+    # Questions that differ in one word may have different answers.
+    return hash((intent, names, tuple(_DIGITS.findall(form)), compact(rendering.answer_th)))

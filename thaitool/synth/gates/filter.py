@@ -1,8 +1,8 @@
 """A language model judges every sentence, and is judged itself by bad ones that are planted among them.
 
 What it answers is taken as it is; a filter that lets planted rows pass stops the run, and where `max_passed` is set,
-one that lets nearly all real rows pass. Planted rows are made of real ones (another intent, another name, another sentence's translation, its letters in another order),
-drawn by the seed; they are asked about and never kept.
+one that lets nearly all real rows pass. Planted rows are made of real ones (another intent, another name, another
+sentence's translation, its letters in another order), drawn by the seed; they are asked about and never kept.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ _SHOWN = 300
 class CommandPredictor:
     """One run of a program for each clip; no shell reads the command line."""
 
-    def __init__(self, url: str) -> None:
-        """Raises `ConfigError` for anything but `command:PROGRAM ARGUMENTS`."""
+    def __init__(self, url: str, timeout_s: float) -> None:
+        """Raises `ConfigError` for anything but `command:PROGRAM ARGUMENTS`; `timeout_s` is for one clip."""
+        self._timeout_s = timeout_s
         scheme, _, command = url.partition(":")
         try:
             self._words = shlex.split(command)
@@ -36,7 +37,7 @@ class CommandPredictor:
         """The number for a clip.
 
         Raises:
-            EnvironmentProblem: the program cannot be run, fails, or gives no number.
+            EnvironmentProblem: the program cannot be run, fails, hangs, or gives no number.
         """
         import soundfile
 
@@ -65,11 +66,16 @@ class CommandPredictor:
                 f"The program {words[0]!r} of gates.mos cannot be run: {error.strerror}. Install it or give its path."
             ) from error
         try:
-            said, complaint = await process.communicate()
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
+            said, complaint = await asyncio.wait_for(process.communicate(), self._timeout_s)
+        except TimeoutError as error:
+            raise EnvironmentProblem(
+                f"The program of gates.mos must end within calls.timeout_s, {self._timeout_s:g} s, but did not. Correct"
+                " it, or leave gates.mos out."
+            ) from error
+        finally:
+            if process.returncode is None:  # it hung, or the run was stopped
+                process.kill()
+                await process.wait()
         if process.returncode != 0:
             detail = complaint.decode("utf-8", "replace").strip()[-_SHOWN:]
             raise EnvironmentProblem(

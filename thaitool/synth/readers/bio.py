@@ -54,11 +54,13 @@ def read_wikiann(text: str, given: Given, found: Found) -> Iterator[tuple[str, S
 
 def _sentences(text: str, given: Given, found: Found) -> list[list[_Line]]:
     sentences: list[list[_Line]] = [[]]
+    width = 0
     for number, line in numbered_lines(text):
         if not line.strip() or line.startswith("-DOCSTART-"):
             sentences.append([])
             continue
-        columns = line.split("\t") if "\t" in line else line.split()
+        # Only at these: a token may hold other spaces.
+        columns = line.split("\t") if "\t" in line else [c for c in line.split(" ") if c]
         try:
             token, tag = columns[_at(given.token_column)], columns[_at(given.tag_column)].strip()
         except IndexError:
@@ -68,6 +70,12 @@ def _sentences(text: str, given: Given, found: Found) -> list[list[_Line]]:
                 found.problems.append(
                     f"line {number}: must be columns with a token and a tag such as O or B-PER, not {line[:60]!r}"
                 )
+            continue
+        width = width or len(columns)
+        if len(columns) != width:  # else the rest of a token with spaces would be lost
+            found.problems.append(
+                f"line {number}: must have {width} columns, as the first, not {len(columns)}: {line[:60]!r}"
+            )
             continue
         sentences[-1].append((number, token, tag))
     return [sentence for sentence in sentences if sentence]

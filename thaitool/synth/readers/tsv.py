@@ -1,8 +1,8 @@
 """Tables of sentences: multilingual_task_dialog (intent, slots, utterance), and tables whose first line names columns.
 
 Slots are `start:end:type`, separated by commas, in characters of the utterance, `end` exclusive (Schuster et al.,
-NAACL 2019). Columns that may be named: text or utterance, and id, intent, slots, rephrase, answer, licence, corpus and
-split.
+NAACL 2019). That data set marks places and times but no people, so that its sentences have no NER label. Columns that
+may be named: text or utterance, and id, intent, slots, rephrase, answer, licence, corpus and split.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def read_tsv(text: str, given: Given, found: Found) -> Iterator[tuple[str, Sourc
             )
             continue
         known = len(found.problems)
-        row = _row(dict(zip(names, cells, strict=False)), f"line {number}", given, found)
+        has_names = names is not _DIALOG and "slots" in names
+        row = _row(dict(zip(names, cells, strict=False)), f"line {number}", given, found, has_names)
         if len(found.problems) == known:
             yield f"line {number}", row
 
@@ -69,7 +70,9 @@ def _header(cells: list[str]) -> tuple[str, ...] | None:
     return names if is_one else None
 
 
-def _row(cells: Mapping[str, str], place: str, given: Given, found: Found) -> SourceRow:
+def _row(
+    cells: Mapping[str, str], place: str, given: Given, found: Found, has_names: bool
+) -> SourceRow:
     raw, encoding = decoded(cells["text"], place, given, found)
     slots = _slots(cells.get("slots", ""))
     if slots is None:
@@ -95,7 +98,7 @@ def _row(cells: Mapping[str, str], place: str, given: Given, found: Found) -> So
         encoding=encoding,
         language=given.language,
         split=split,
-        has_names="slots" in cells,
+        has_names=has_names,
     )
 
 
