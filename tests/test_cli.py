@@ -103,7 +103,7 @@ USAGE = [
     (["align", "--set", "a"], "--set a: must be key=value."),
     (
         ["finetune", "--tasks", "asr,dance"],
-        "'tasks.1': Input should be 'asr', 'ic', 'ner' or 'sr', but is 'dance'.",
+        "'tasks.1': Input should be 'asr', 'ic', 'ner', 'sr' or 'qa', but is 'dance'.",
     ),
     (["doctor", "--config", "nosuch"], "nosuch must be a YAML file or a shipped recipe ("),
 ]
@@ -131,7 +131,7 @@ OPTIONS = {
     "pretrain": "--data a --data b --out o --init i --replay r --updates 3 --seed 4 --device cpu",
     "synth": (
         "--source s --out o --llm embedded: --translator memory:m --tts espeak: --variants 2 --cache c --max-cost 9"
-        " --seed 4"
+        " --format rows --lang th --engine ray --workers 2 --restart --seed 4"
     ),
     "align": "--data d --encoder e --llm l --out o --method none --plain --updates 3 --seed 4 --device cpu",
     "finetune": (
@@ -166,6 +166,11 @@ WANTED: dict[str, dict[str, Any]] = {
         "variants": 2,
         "cache": Path("c"),
         "calls": {"max_cost_usd": 9.0},
+        "format": "rows",
+        "language": "th",
+        "engine": "ray",
+        "workers": 2,
+        "restart": True,
         "seed": 4,
     },
     "align": {"encoder": Path("e"), "llm": Path("l"), "method": "none", "plain": True},

@@ -114,6 +114,8 @@ async def augment(
             if 2 * len(good) >= count:
                 return None
             reason, detail = (bad[0].reason, bad[0].detail) if bad else ("too_few", "it is short")
+            # The stage is named with the call, and again where it fails for good.
+            reason = reason.removeprefix("augment_")
             return Complaint(reason, f"only {len(good)} of {count} variants are usable: {detail}")
 
         values = {
