@@ -224,6 +224,8 @@ def test_what_cannot_be_aligned_is_refused(base: Path, tmp_path: Path) -> None:
         aligning.settings(base, tmp_path / "x", unfreeze_layers=1, unfreeze_encoder=True)
     with pytest.raises(ValueError, match="feature_cache must be null"):
         aligning.settings(base, tmp_path / "x", unfreeze_layers=1, feature_cache=tmp_path)
+    with pytest.raises(ValueError, match="unfreeze_convolutions must be false without"):
+        aligning.settings(base, tmp_path / "x", unfreeze_convolutions=True)
     assert not (tmp_path / "x").exists()
 
 

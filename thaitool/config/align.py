@@ -123,6 +123,10 @@ class AlignConfig(Section):
             raise ValueError(
                 "unfreeze_layers must be null with unfreeze_encoder, which trains all layers"
             )
+        if self.unfreeze_convolutions and not self.unfreeze_encoder:
+            raise ValueError(
+                "unfreeze_convolutions must be false without unfreeze_encoder: what lies above would stay frozen"
+            )
         if self.plain and self.method not in {"dtw", "none"}:
             raise ValueError(
                 f"plain is the bare DTW loss, so method must be dtw, not {self.method}"
