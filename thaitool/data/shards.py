@@ -111,7 +111,7 @@ def write_provenance(path: Path, rows: Sequence[Provenance]) -> None:
 
 def is_thai_sup(root: Path) -> bool:
     """Whether a shard, or the first shard of a directory or of any below it, has columns of the published schema."""
-    return any(len(_MARKS & set(read_parquet_schema(p).names)) >= 2 for p in _shard_files(root)[:1])
+    return any(len(_MARKS & set(read_parquet_schema(p).names)) >= 2 for p in shard_files(root)[:1])
 
 
 def read_parquet_schema(path: Path) -> pa.Schema:
@@ -120,7 +120,12 @@ def read_parquet_schema(path: Path) -> pa.Schema:
         return pq.read_schema(path)
 
 
-def _shard_files(root: Path) -> list[Path]:
+def shard_files(root: Path) -> list[Path]:
+    """The shards under a directory by path, or the one that `root` is.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
     if root.is_file():
         return [root]
 
@@ -148,7 +153,7 @@ def iterate_thai_sup(root: Path, *, split: str | None = None) -> Iterator[Uttera
     Raises:
         InputError: no shards; or a shard is damaged, or lacks a column or value of the published schema.
     """
-    shards = [p for p in _shard_files(root) if split is None or p.parent.name == split]
+    shards = [p for p in shard_files(root) if split is None or p.parent.name == split]
     if not shards:
         wanted = "" if split is None else f" of split {split!r}"
         raise InputError(f"{root} must hold Thai-SUP parquet shards{wanted}, but none was found.")

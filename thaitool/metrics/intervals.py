@@ -86,9 +86,12 @@ def _cells(
         raise InputError(f"The bootstrap needs at least 1 draw; draws is {draws}.")
     sizes = [int(kind.max(initial=-1)) + 1 for kind in kinds]
     N = len(kinds[0])
-    keys = np.ravel_multi_index(tuple(kinds), tuple(sizes)) if N else kinds[0]
-    found, cell = np.unique(keys, return_inverse=True)
-    codes = np.unravel_index(found, tuple(sizes)) if N else (found,)
+    codes: tuple[npt.NDArray[np.intp], ...] = ()
+    cell = kinds[0]  # of one kind, the clusters are the cells
+    if N and len(kinds) > 1:
+        keys = np.ravel_multi_index(tuple(kinds), tuple(sizes))
+        found, cell = np.unique(keys, return_inverse=True)
+        codes = np.unravel_index(found, tuple(sizes))
     step = max(1, _CELLS // max(N, *sizes, 1))
 
     def blocks() -> Iterator[npt.NDArray[np.int64]]:
@@ -96,7 +99,7 @@ def _cells(
         for start in range(0, draws, step):
             rows = min(step, draws - start)
             counts = _counts(generator, rows, sizes[0])
-            if len(kinds) > 1:
+            if codes:
                 counts = counts[:, codes[0]]
                 for k, size in enumerate(sizes[1:], 1):
                     counts *= _counts(generator, rows, size)[:, codes[k]]

@@ -17,7 +17,6 @@ from thaitool.metrics.intervals import (
     FEW_CLUSTERS,
     NO_WIDTH,
     Cluster,
-    are_several,
     cluster_kinds,
     percentile_interval,
     ratios,
@@ -97,13 +96,23 @@ def scores_of(
     Raises:
         InputError: a column and `clusters` differ in length.
     """
-    if not columns:
-        return ()
     for column in columns:
         same_length(items=range(len(column)), clusters=clusters)
+    return scores_by(columns, cluster_kinds(clusters), draws=draws, seed=seed)
+
+
+def scores_by(
+    columns: Sequence[ItemSums],
+    kinds: Sequence[npt.NDArray[np.int64]],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Score, ...]:
+    """As `scores_of`, with the clusters as `cluster_kinds` gives them."""
+    if not columns:
+        return ()
     sums = None
-    kinds = cluster_kinds(clusters)
-    if are_several(clusters):
+    if any(kind.max(initial=0) > 0 for kind in kinds):  # one cluster shows no spread
         both = [part for c in columns for part in (c.numerators, c.denominators)]
         sums = resampled(both, kinds, draws, seed)
     return tuple(

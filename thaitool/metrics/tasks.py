@@ -24,13 +24,13 @@ from thaitool.metrics.intents import (
     invalid_sums,
     macro_f1_pooled,
 )
-from thaitool.metrics.intervals import DRAWS, Cluster
+from thaitool.metrics.intervals import DRAWS, Cluster, cluster_kinds
 from thaitool.metrics.join import Pair, matched
 from thaitool.metrics.keywords import keyword_sums
 from thaitool.metrics.monitors import collapse_monitors
 from thaitool.metrics.pooled import Pooled, pooled_score
 from thaitool.metrics.rephrase import proxy_sums
-from thaitool.metrics.sums import ItemSums, scores_of, select
+from thaitool.metrics.sums import ItemSums, scores_by, scores_of, select
 from thaitool.metrics.tones import tone_sums
 from thaitool.metrics.transcripts import edits, transcript_sums
 from thaitool.metrics.words import word_sums
@@ -203,10 +203,11 @@ def slice_scores(
 
     Scores that are no sums over items (macro-F1, chance) are not among them.
     """
-    chosen = np.arange(len(task.clusters))[rows]
+    chosen = np.flatnonzero(rows) if rows.dtype == bool else rows
+    # Before the columns, which of a million items are 50 MB: both take memory, at different times.
+    kinds = cluster_kinds(_View(len(chosen), lambda k: task.clusters[int(chosen[k])]))
     columns = [select(column, chosen) for column in task.columns]
-    clusters = _View(len(chosen), lambda k: task.clusters[int(chosen[k])])
-    return scores_of(columns, clusters, draws=draws, seed=seed)
+    return scores_by(columns, kinds, draws=draws, seed=seed)
 
 
 def _check(

@@ -31,7 +31,7 @@ from thaitool.reports.synth.draws import draw
 from thaitool.reports.synth.examples import choose_examples
 from thaitool.reports.synth.remarks import remarks
 from thaitool.reports.synth.row_facts import RowFacts, provenance_batches, provenance_files
-from thaitool.reports.synth.shard_rows import ShardRows, read_shards, shard_files
+from thaitool.reports.synth.shard_rows import ShardRows, read_shards, require_shards
 from thaitool.text.spoken import spoken_form
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def entropy_bits(counts: Sequence[int]) -> float:
 
 
 def _shards(root: Path, seed: int, progress: Progress) -> ShardRows:
-    with progress("report: shards", len(shard_files(root))) as advance:
+    with progress("report: shards", len(require_shards(root))) as advance:
         return read_shards(root, seed, advance)
 
 

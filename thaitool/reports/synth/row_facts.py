@@ -18,7 +18,7 @@ import numpy as np
 from thaitool.errors import InputError
 from thaitool.reports.synth.coverage import Sounds
 from thaitool.reports.synth.draws import name_hash
-from thaitool.reports.synth.shard_rows import read_batches, shard_files
+from thaitool.reports.synth.shard_rows import read_batches, require_shards
 from thaitool.reports.synth.spread import SCALES, Spread
 from thaitool.text.spoken import spoken_form
 
@@ -200,7 +200,7 @@ def provenance_batches(root: Path) -> Iterator[list[dict[str, Any]]]:
     if files:
         return
     nothing = dict.fromkeys(_REQUIRED)
-    for path in shard_files(root):
+    for path in require_shards(root):
         for batch in read_batches(path, ("data_id", "text"), ["data_id", "text"]):
             yield [
                 nothing | {"data_id": row["data_id"], "text_spoken": spoken_form(row["text"] or "")}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from thaitool.data.shards import SCHEMA, parquet_errors_name
+from thaitool.data.shards import SCHEMA, parquet_errors_name, shard_files
 from thaitool.errors import InputError
 from thaitool.records import ENTITY_KEYS_TH, Advance
 from thaitool.reports.synth.draws import draw, name_hash
@@ -162,15 +162,13 @@ def entity_counts(label: str) -> dict[str, int] | None:
     return {name: len(value.get(key, [])) for name, key in ENTITY_KEYS_TH.items()}
 
 
-def shard_files(root: Path) -> list[Path]:
-    """The shards under a data set, by name.
+def require_shards(root: Path) -> list[Path]:
+    """The shards under a data set, by path.
 
     Raises:
         InputError: there are none.
     """
-    found = sorted(
-        path for path in root.rglob("*-[0-9]*.parquet") if path.parent.name != "provenance"
-    )
+    found = shard_files(root)
     if not found:
         raise InputError(
             f"{root} must be a directory of Thai-SUP shards (TASK/split/split-00000.parquet), but holds none; give the"
@@ -186,7 +184,7 @@ def read_shards(root: Path, seed: int, advance: Advance) -> ShardRows:
         InputError: there are no shards, or one is damaged or lacks a column or value of the published schema.
     """
     counts = ShardRows(seed)
-    for path in shard_files(root):
+    for path in require_shards(root):
         split, number = path.parent.name, 0
         counts.files.append((str(path), counts.rows.total()))
         for batch in read_batches(path, _COLUMNS, SCHEMA.names):
