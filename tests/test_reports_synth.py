@@ -157,10 +157,10 @@ def test_losses_and_steps_are_counted_with_cases(report: contents.SynthReport) -
         ("rows of the source", 26),
         ("rows with speech", 60),
     ]
-    text, speech = report.losses
+    text, row = report.losses
     assert (text.step, text.reason, text.count) == ("text", "translate_broken", 4)
     assert text.examples == (("s77", "x"),)
-    assert (speech.step, speech.reason, speech.count) == ("speech", "duplicate_near", 1)
+    assert (row.step, row.reason, row.count) == ("row", "duplicate_near", 1)
     assert report.spending == {"calls": 7, "usd": 0.25}
     assert is_row_id("QA-0123456789ab-12")
     assert not any(map(is_row_id, ("s77", "QA-0123", "qa-0123456789ab-12", "6-6279-28", "")))

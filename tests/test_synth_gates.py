@@ -39,7 +39,7 @@ from thaitool.synth.gates.script import script_fault
 from thaitool.synth.gates.sentences import SentenceGates
 from thaitool.synth.ledger import Ledger
 from thaitool.synth.packing import ShardWriter
-from thaitool.synth.sources import SourceRow, Span
+from thaitool.synth.sources import SourceRow, Span, data_id_of
 from thaitool.synth.texts import Sentence, Texts
 from thaitool.synth.translate import Rendering
 from thaitool.synth.voicing import Booth, voice_row
@@ -329,7 +329,7 @@ class Pages:
             )
             for n, (text, audio) in enumerate(pages)
         ]
-        self.rejected: list[tuple[int, str]] = []
+        self.rejected: list[tuple[int, str, str]] = []
 
     def texts(self, position: int) -> Texts:
         return Texts((self.sentences[position],), ())
@@ -338,7 +338,7 @@ class Pages:
         return frozenset()
 
     def reject(self, place: Any, rejected: Any) -> None:
-        self.rejected.append((place.position, rejected.reason))
+        self.rejected.append((place.position, rejected.item, rejected.reason))
 
 
 @pytest.mark.parametrize("duplicates", ["near", "equal"])
@@ -350,11 +350,12 @@ def test_a_second_recording_of_a_sentence_is_no_duplicate_of_the_first(duplicate
     )
     limits = Gates.model_validate({"duplicates": duplicates})
     gates = SentenceGates(
-        limits, pages, rows=6, tasks=1, known=TestItems([]), asker=None, intents=(), seed=0, width=1,
+        limits, pages, rows=6, tasks=["asr"], known=TestItems([]), asker=None, intents=(), seed=0, width=1,
         tick=lambda: None,
     )  # fmt: skip
     asyncio.run(gates.run())
-    assert pages.rejected == [(3, "duplicate_text"), (5, "duplicate_text")]
+    ids = [data_id_of("asr", pages.sentences[position].row) for position in (3, 5)]
+    assert pages.rejected == [(3, ids[0], "duplicate_text"), (5, ids[1], "duplicate_text")]
 
 
 def test_sentences_of_an_evaluation_set_are_not_made_again(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -159,7 +158,9 @@ def _clips_per_s(config: SynthConfig) -> float:
 
 
 def _peak_mb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    """Most memory of this program so far; `ru_maxrss` would begin with that of the process that started it."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
 
 
 def main() -> None:

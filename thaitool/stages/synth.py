@@ -281,7 +281,7 @@ class _Maker:
                 config.gates,
                 self.ledger,
                 rows=len(self.rows),
-                tasks=len(config.tasks),
+                tasks=config.tasks,
                 known=self.known,
                 asker=backends.judge,
                 intents=closed_list(self.rows, self.lexicon.intents),

@@ -117,3 +117,10 @@ def content_id(text: str, intent: str | None) -> str:
     """The source id of a row that has none: the same sentence with the same intent has the same, in any file."""
     content = json.dumps([text, intent or None]).encode("utf-8")
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def data_id_of(task: str, row: SourceRow) -> str:
+    """The published id of a row for a task: the same in every data set made of the same source row and variant."""
+    source = f"{row.corpus}/{row.source_id}".encode()
+    digest = hashlib.sha1(source, usedforsecurity=False).hexdigest()[:12]
+    return f"{task.upper()}-{digest}-{row.variant:02d}"

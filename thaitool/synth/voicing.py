@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import time
@@ -22,6 +21,7 @@ from thaitool.synth.gates.clips import measure
 from thaitool.synth.gates.panel import ClipGates, Judged
 from thaitool.synth.labels import label_for
 from thaitool.synth.recordings import samples
+from thaitool.synth.sources import SourceRow, data_id_of
 from thaitool.text.prompts import task_prompt
 from thaitool.text.spoken import spoken_form
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from thaitool.synth.calls import Endpoint
     from thaitool.synth.effects import Acoustics
-    from thaitool.synth.sources import SourceRow
     from thaitool.synth.translate import Rendering
 
 
@@ -154,7 +153,7 @@ async def voice_row(
     trainable: bool,
 ) -> tuple[ThaiSupRow, Provenance] | Rejected:
     """Speaks one rendering for one task, or says why not (no label, unspeakable, a gate)."""
-    data_id = _data_id(task, row)
+    data_id = data_id_of(task, row)
     label = _label(task, row, rendering, intent_th, data_id)
     if isinstance(label, Rejected):
         return label
@@ -310,12 +309,6 @@ def _label(
     if lost:
         return Rejected(data_id, "label_lost", f"{lost[0]!r} is not in {rendering.text_th!r}")
     return label
-
-
-def _data_id(task: str, row: SourceRow) -> str:
-    source = f"{row.corpus}/{row.source_id}".encode()
-    digest = hashlib.sha1(source, usedforsecurity=False).hexdigest()[:12]
-    return f"{task.upper()}-{digest}-{row.variant:02d}"
 
 
 def _duration_s(flac: bytes) -> float:

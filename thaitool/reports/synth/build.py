@@ -216,7 +216,7 @@ def _losses(root: Path, seed: int) -> tuple[Loss, ...]:
                 raise InputError(
                     f"{path}, line {number}, must have item, reason and detail, but: {error!r}."
                 ) from error
-            key = ("speech" if is_row_id(item) else "text", reason)
+            key = ("row" if is_row_id(item) else "text", reason)
             counts[key] += 1
             case = (-draw(seed, f"{item}\x1f{detail}"), item, detail)
             if case in cases[key]:
@@ -227,7 +227,7 @@ def _losses(root: Path, seed: int) -> tuple[Loss, ...]:
                 heapq.heappushpop(cases[key], case)
     return tuple(
         Loss(*key, counts[key], tuple((i, d) for _, i, d in sorted(cases[key], reverse=True)))
-        for key in sorted(counts, key=lambda key: (key[0] == "speech", -counts[key], key[1]))
+        for key in sorted(counts, key=lambda key: (key[0] == "row", -counts[key], key[1]))
     )
 
 

@@ -33,7 +33,7 @@ class Loss:
     """What one reason set aside, with a few cases."""
 
     step: str
-    """`text`: a source row or a sentence was refused; `speech`: a row of one task, by its `data_id`."""
+    """`text`: a source row or all its sentences; `row`: a sentence for one task, or its clip, by its `data_id`."""
     reason: str
     count: int
     examples: tuple[tuple[str, str], ...]

@@ -24,6 +24,7 @@ from thaitool.synth.gates.leaks import leak_fault
 from thaitool.synth.gates.script import script_fault
 from thaitool.synth.ledger import Ledger, Place
 from thaitool.synth.parallel import in_order
+from thaitool.synth.sources import data_id_of
 
 if TYPE_CHECKING:
     from thaitool.config.synth_gates import Gates
@@ -51,8 +52,8 @@ class SentenceGates:
     ledger: Ledger
     rows: int
     """Source rows, all with texts."""
-    tasks: int
-    """How many tasks the configuration names."""
+    tasks: Sequence[str]
+    """Those of the configuration, in its order."""
     known: TestItems
     asker: Asker | None
     intents: Sequence[str]
@@ -158,9 +159,9 @@ class SentenceGates:
         for position in range(self.rows):
             for sentence in self.ledger.texts(position).sentences:
                 count = len(sentence.renderings)
-                for first, rendering in enumerate(sentence.renderings[: self.tasks]):
+                for first, rendering in enumerate(sentence.renderings[: len(self.tasks)]):
                     # As `engines.job.make_clip` deals wordings out to tasks.
-                    tasks = sum(1 << number for number in range(first, self.tasks, count))
+                    tasks = sum(1 << number for number in range(first, len(self.tasks), count))
                     yield Said(position, sentence, rendering, tasks)
             if tick is not None:
                 tick()
@@ -168,7 +169,8 @@ class SentenceGates:
     def _reject(self, said: Said, tasks: int, fault: Fault) -> None:
         row = said.sentence.row
         settled = self.ledger.settled(said.position)
-        for number in range(self.tasks):
+        for number, task in enumerate(self.tasks):
             place = Place(said.position, row.variant, number)
             if tasks >> number & 1 and place not in settled:
-                self.ledger.reject(place, Rejected(row.source_id, fault.reason, fault.detail))
+                rejected = Rejected(data_id_of(task, row), fault.reason, fault.detail)
+                self.ledger.reject(place, rejected)
