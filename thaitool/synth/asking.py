@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,7 +50,7 @@ class Complaint:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, as its hash is kept
 class Prompt:
     """One wording, with places to fill in."""
 
@@ -58,7 +58,7 @@ class Prompt:
     system: str
     user: str
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of the whole wording, and of that of the repair turn."""
         return sha256_of(f"{self.system}\x1f{self.user}\x1f{_repair_wording()}")
@@ -81,6 +81,12 @@ def load_prompt(name: str) -> Prompt:
 @cache
 def _repair_wording() -> str:
     return (PROMPTS / "repair-1.md").read_text("utf-8").strip()
+
+
+@cache
+def _schema_sha256(answer: type[Answer]) -> str:
+    # The schema is made anew each time it is asked for, which takes longer than anything else about a question.
+    return sha256_of(canonical_json(answer.model_json_schema()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +170,7 @@ class Asker:
             model=identity.model,
             revision=identity.revision,
             prompt=prompt.sha256,
-            schema=sha256_of(canonical_json(answer.model_json_schema())),
+            schema=_schema_sha256(answer),
             # Without such fields it is the key that earlier versions stored answers under.
             parameters=canonical_json(
                 {**parameters, "more": self.more} if self.more else parameters
