@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
@@ -29,12 +29,13 @@ from thaitool.synth.backends.protocol import Identity
 from thaitool.synth.cache import Cache
 from thaitool.synth.calls import Endpoint, Limits
 from thaitool.synth.espeak import VOICES, speak
-from thaitool.synth.gates.filter import KINDS, Item, Tally, plant, require_trust
+from thaitool.synth.gates.filter import KINDS, Item, Tally, plant, planted_share, require_trust
 from thaitool.synth.gates.naturalness import CommandPredictor
 from thaitool.synth.gates.panel import ClipGates
 from thaitool.synth.gates.readback import open_listener, read_back, recogniser_sha256
 from thaitool.synth.sources import SourceRow, Span
 from thaitool.synth.translate import Rendering
+from thaitool.text.spoken import spoken_form
 
 THINGS = ("radio", "lamp", "door", "window", "kettle", "heater", "fan", "oven")
 
@@ -115,6 +116,20 @@ def test_a_filter_that_passes_planted_rows_stops_the_run(tmp_path: Path) -> None
         synth.make(SynthConfig.model_validate(values))
 
 
+def test_a_small_data_set_plants_enough_to_judge_its_filter(tmp_path: Path) -> None:
+    """48 sentences with the default share would plant one, and a filter that passes anything would do."""
+    limits = Gates()
+    assert planted_share(limits, 100_000) == limits.planted_share
+    assert planted_share(limits, 100) == 0.3
+    assert planted_share(limits, 10) == planted_share(limits, 0) == 1
+    source = write_source(tmp_path / "source.jsonl", wrong=0)
+    with (
+        serving(answering=lenient) as url,
+        pytest.raises(InputError, match=r"caught 0 of \d+ bad sentences that were planted"),
+    ):
+        synth.make(settings_of(url, source, tmp_path / "a", planted_share=0.02))
+
+
 def test_trust_is_judged_from_enough_planted_rows_on() -> None:
     limits = Gates.model_validate({"min_planted": 20})
     require_trust(Tally(900, 900, 19, 0), limits, is_whole=True)
@@ -180,6 +195,8 @@ def test_planted_rows_are_wrong_in_the_way_that_they_say() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.text("กขคงาิน", min_size=1, max_size=12), st.text("กขคงาิน", max_size=12))
 def test_error_rates_are_those_of_levenshtein(spoken: str, heard: str) -> None:
+    # Both are brought to what is said: กก is read as the abbreviation of a kilogram.
+    assume(spoken_form(spoken) == spoken and spoken_form(heard) == heard)
     found = read_back(spoken, [(0, len(spoken))], heard)
     edits = Levenshtein.distance(spoken, heard)
     assert found.cer == pytest.approx(edits / len(spoken), abs=1e-4)

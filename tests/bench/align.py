@@ -1,6 +1,7 @@
 """An update of `align` by DTW and by CTC beside ASR with the frozen LLM in the loop: time and peak memory, on the CPU.
 
     python tests/bench/align.py --out tests/bench/results/align-cpu.json    # some 6 minutes and 6 GB
+    python tests/bench/align.py --whole    # the same with the LLM's 28 layers: 16 GB
     python tests/bench/align.py --quick    # tiny models only, under a minute
 
 Random weights and noise: an update is encoder, projector, loss, backward, AdamW on the projector. Each method runs in a
@@ -8,7 +9,7 @@ process of its own, whose peak is that of weights, table or LLM, batch and updat
 gradient each method is timed with is that of a slow definition: plain autograd through `models.alignment` with the DTW
 reference, the whole softmax, and transformers' own loss. `large` has the encoder of XLS-R 300M, and the width and the
 vocabulary of a 3B LLM with few of its 28 layers, as memory is short; what is said of 28 layers is extrapolated from two
-depths, and marked so.
+depths, and marked so, unless --whole measures them.
 """
 
 from __future__ import annotations
@@ -320,7 +321,7 @@ def apart(row: str, name: str, layers: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def compare(name: str, shape: Shape) -> dict[str, Any]:
+def compare(name: str, shape: Shape, *, whole: bool = False) -> dict[str, Any]:
     rows = {row: apart(row, name, shape.layers) for row in ROWS}
     dtw, asr, encoder = rows["dtw"], rows["asr"], rows["encoder"]
     kept = [rows[f"{method} kept"]["processor_ms"] for method in ("asr", "dtw")]
@@ -334,9 +335,21 @@ def compare(name: str, shape: Shape) -> dict[str, Any]:
         "memory_ratio_asr_to_dtw": round(asr["peak_mib"] / dtw["peak_mib"], 2),
         "dtw_peak_to_law": round(dtw["peak_mib"] / law, 3),
     }
-    if shape.layers > 1 and shape is LARGE:
+    if whole:
+        found["whole"] = _whole(apart("asr", name, WHOLE_LAYERS), dtw)
+    elif shape.layers > 1 and shape is LARGE:
         found["extrapolated"] = _extrapolated(rows, apart("asr", name, 1), shape)
     return found
+
+
+def _whole(asr: dict[str, Any], dtw: dict[str, Any]) -> dict[str, Any]:
+    """ASR with all layers of the LLM, measured."""
+    return {
+        "layers": WHOLE_LAYERS,
+        "asr": asr,
+        "time_ratio_asr_to_dtw": round(asr["processor_ms"] / dtw["processor_ms"], 2),
+        "memory_ratio_asr_to_dtw": round(asr["peak_mib"] / dtw["peak_mib"], 2),
+    }
 
 
 def _extrapolated(rows: dict[str, Any], shallow: dict[str, Any], shape: Shape) -> dict[str, Any]:
@@ -369,17 +382,21 @@ def show(name: str, found: dict[str, Any]) -> None:
         f" frames), {found['memory_ratio_asr_to_dtw']} x memory;"
         f" dtw's peak is {found['dtw_peak_to_law']} of encoder, projector with AdamW, table and batch"
     )
-    if "extrapolated" in found:
-        more = found["extrapolated"]
-        print(  # noqa: T201
-            f"  extrapolated to {more['layers']} layers (not measured): {more['time_ratio_asr_to_dtw']} x time,"
-            f" {more['memory_ratio_asr_to_dtw']} x memory"
-        )
+    for key, words in (("whole", "with"), ("extrapolated", "extrapolated, not measured, to")):
+        if key in found:
+            more = found[key]
+            print(  # noqa: T201
+                f"  {words} {more['layers']} layers of the LLM: {more['time_ratio_asr_to_dtw']} x time,"
+                f" {more['memory_ratio_asr_to_dtw']} x memory"
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="tiny models only")
+    parser.add_argument(
+        "--whole", action="store_true", help="large: all 28 layers of the LLM, measured; 16 GB"
+    )
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -394,7 +411,7 @@ def main() -> None:
         "gradient_difference": verified(TINY),
     }
     for name, shape in shapes.items():
-        found[name] = compare(name, shape)
+        found[name] = compare(name, shape, whole=args.whole and shape is LARGE)
         show(name, found[name])
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

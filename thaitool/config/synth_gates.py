@@ -55,7 +55,9 @@ class Gates(Section):
         description="Language model that judges each sentence, in a form of llm (llm: the same one); null: none.",
     )
     planted_share: Share = Field(
-        0.02, description="Bad sentences that the filter is given too, as a share of all."
+        0.02,
+        description="Bad sentences that the filter is given too, as a share of all; more in a small data set, so that"
+        " min_planted are reached.",
     )
     min_caught: Share = Field(0.8, description="Share of the planted ones that it must refuse.")
     max_passed: Share = Field(

@@ -13,6 +13,7 @@ from thaitool.synth.asking import estimated_tokens, load_prompt
 from thaitool.synth.assembly import EMBEDDED, is_memory
 from thaitool.synth.calls import Price
 from thaitool.synth.gates.canary import WORDS
+from thaitool.synth.gates.filter import planted_share
 from thaitool.synth.llm_augment import VARIANTS_PER_CALL, is_bare
 from thaitool.synth.markers import mark
 
@@ -144,7 +145,7 @@ def _verdicts(
     if url is None:
         return []
     asked = [row for row in rows for _ in range(counts[row.source_id])]
-    asked += asked[: round(gates.planted_share * len(asked))]
+    asked += asked[: round(planted_share(gates, len(asked)) * len(asked))]
     values = [
         {
             "original": mark(row.text, row.entities),

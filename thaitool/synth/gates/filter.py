@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 REASON = "filtered"
 PROMPT = "filter-1"
 KINDS = ("intent", "name", "translation", "gibberish")
+#: Planted rows are drawn one by one, and some cannot be made: so many times the least are aimed at.
+_MARGIN = 1.5
 #: Draws of another sentence before a kind of planted row is given up.
 _TRIES = 8
 
@@ -161,6 +163,18 @@ def _with_name(rendering: Rendering, other: Rendering) -> Rendering | None:
 def _with_text(rendering: Rendering, other: Rendering) -> Rendering | None:
     """The sentence with the words of another one, and with its names."""
     return None if other.text_th == rendering.text_th else other
+
+
+def planted_share(gates: Gates, sentences: int) -> float:
+    """Share of the sentences after which a bad one is planted: more than asked for where that would be too few.
+
+    A small data set would otherwise never have `min_planted` of them, and its filter would never be judged.
+
+    Args:
+        gates: The limits.
+        sentences: How many there are.
+    """
+    return min(1.0, max(gates.planted_share, _MARGIN * gates.min_planted / max(1, sentences)))
 
 
 def require_trust(tally: Tally, gates: Gates, *, is_whole: bool) -> None:

@@ -19,7 +19,7 @@ from thaitool.synth.backends.protocol import NotYetAnswered
 from thaitool.synth.draws import draw
 from thaitool.synth.gates.clips import Fault
 from thaitool.synth.gates.duplicates import Kept
-from thaitool.synth.gates.filter import Item, Tally, ask, plant, require_trust
+from thaitool.synth.gates.filter import Item, Tally, ask, plant, planted_share, require_trust
 from thaitool.synth.gates.leaks import leak_fault
 from thaitool.synth.gates.script import script_fault
 from thaitool.synth.ledger import Ledger, Place
@@ -99,12 +99,13 @@ class SentenceGates:
 
     def _items(self) -> Iterator[tuple[Said, Item]]:
         """What the filter is asked, planted sentences after those that they are made of."""
+        share = planted_share(self.limits, self.ledger.sentences())
         for said in self._survivors():
             item = Item(said.sentence.row, said.rendering)
             yield said, item
             row = said.sentence.row
             drawn = draw(self.seed, "planted", row.source_id, row.variant, said.rendering.text_th)
-            if drawn % 10**6 < self.limits.planted_share * 10**6:
+            if drawn % 10**6 < share * 10**6:
                 bad = plant(item, self._other, self.intents, self.seed)
                 if bad is not None:
                     yield said, bad
