@@ -1,7 +1,8 @@
-"""`thaitool convert`: models of other toolkits to the form that thaitool and transformers read."""
+"""`thaitool convert`: models of other toolkits to transformers, and ours to one directory and to the hub."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +10,24 @@ import typer
 
 from thaitool.cli.console import JsonOption, LlmOption, print_json, print_table, progress_bar
 
+
+class StoredDtype(StrEnum):
+    """Forms in which weights are stored."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 convert = typer.Typer(
-    name="convert", no_args_is_help=True, help="Models of other toolkits to transformers."
+    name="convert",
+    no_args_is_help=True,
+    help="Models of other toolkits to transformers; ours to one directory, and to the hub.",
 )
 
 
 @convert.callback()
 def root() -> None:
-    """Models of other toolkits to transformers."""
+    """Models of other toolkits to transformers; ours to one directory, and to the hub."""
 
 
 @convert.command()
@@ -54,13 +65,23 @@ def fairseq(
 def merge(
     model: Annotated[Path, typer.Argument(help="A run or checkpoint of align or finetune.")],
     out: Annotated[Path, typer.Option(help="Directory to make.")],
+    dtype: Annotated[
+        StoredDtype, typer.Option(help="Form of the LLM's weights on disk.")
+    ] = StoredDtype.float32,
+    name: Annotated[
+        str | None, typer.Option(help="Name on the model card; else that of the directory.")
+    ] = None,
+    report: Annotated[
+        list[str] | None,
+        typer.Option(help="[NAME=]DIR of an eval report for the model card. Repeatable."),
+    ] = None,
     llm: LlmOption = None,
     json: JsonOption = False,
 ) -> None:
-    """A speech LLM to one directory: LoRA merged, LLM inside, as AutoModel and servers load it."""
+    """A speech LLM to one directory with its card: LoRA merged, LLM inside, for AutoModel, servers and infer."""
     from thaitool.stages import export as stage
 
-    done = stage.run(model, out, llm=llm)
+    done = stage.run(model, out, llm=llm, dtype=dtype.value, name=name, reports=report or ())
     if json:
         print_json(done)
         return
@@ -71,3 +92,28 @@ def merge(
         ("directory", str(done.out)),
     ]
     print_table("convert merge", rows)
+
+
+@convert.command()
+def push(
+    model: Annotated[Path, typer.Argument(help="A directory that `convert merge` made.")],
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub.")],
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Of a repository that is made.")
+    ] = True,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Model made by thaitool",
+    json: JsonOption = False,
+) -> None:
+    """Uploads a whole model with its card to the hub, as one commit; the token is that of `hf auth login`."""
+    from thaitool.stages import export as stage
+
+    done = stage.push(model, repository, private=private, message=message)
+    if json:
+        print_json(done)
+        return
+    rows = [
+        ("repository", done.repository),
+        ("revision", done.revision),
+        ("uploaded", f"{done.files} files, {done.n_bytes / 1e6:,.1f} MB"),
+    ]
+    print_table("convert push", rows)

@@ -1,11 +1,12 @@
 """A checkpoint as one self-contained directory: encoder, projector, LLM with its adapter merged in, processor.
 
 transformers loads it with `AutoModel…` and `AutoProcessor` and nothing else; it is the form that servers built on
-transformers read. Trains nothing, uploads nothing.
+transformers read, and thaitool itself (`models.whole`). Trains nothing, uploads nothing.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +14,13 @@ import torch
 from thaitool.audio.decode import SAMPLE_RATE_HZ
 from thaitool.errors import InputError
 from thaitool.files import writing_directory
-from thaitool.models.checkpoint import load_speech_lm
+from thaitool.models.checkpoint import load_speech_lm, read_base, weights_sha256
 from thaitool.models.encoder import output_lengths
+from thaitool.models.whole import write_record
+from thaitool.text.tasks import tasks_of, write_tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 #: Servers reserve memory for a clip of this length, which is also the window of Whisper.
@@ -25,28 +29,54 @@ LONGEST_SERVED_S = 30
 _BOUND = "max_source_positions"
 
 
-def export(path: Path, out: Path, *, llm: Path | None = None) -> None:
+def export(
+    path: Path,
+    out: Path,
+    *,
+    llm: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    beside: Callable[[Path], None] | None = None,
+) -> None:
     """Writes the whole model of a checkpoint of `align` or `finetune` to a new directory.
 
     Args:
         path: The checkpoint.
         out: The directory to make.
         llm: Where the base LLM lies now; default is where it lay in training.
+        dtype: Of the LLM's weights on disk. The adapter is merged in float32, and rounded once; encoder and projector
+            stay float32.
+        beside: Writes more files into the directory before it gets its name.
 
     Raises:
-        InputError: as `load_speech_lm`; or `out` is taken.
+        InputError: as `load_speech_lm`; or `out` is taken, or `path` is a whole model already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} must be a new or an empty directory, but is not. Choose another.")
+    base = read_base(path)
     model, processor = load_speech_lm(path, llm=llm)
     model.language_model = merged(model.language_model)
     _give_row(model, processor.audio_token_id)
     audio = model.config.audio_config
     if getattr(audio, _BOUND, None) is None:
         setattr(audio, _BOUND, output_lengths(audio, LONGEST_SERVED_S * SAMPLE_RATE_HZ))
+    model.language_model.to(dtype)
     with writing_directory(out) as folder:
         model.save_pretrained(folder)
+        _say_dtype(folder / "config.json", dtype)
         processor.save_pretrained(folder)
+        tasks = None if base["tasks"] is None else write_tasks(folder, tasks_of(path))
+        write_record(
+            folder, processor=processor, checkpoint_sha256=weights_sha256(path), tasks=tasks
+        )
+        if beside is not None:
+            beside(folder)
+
+
+def _say_dtype(path: Path, dtype: torch.dtype) -> None:
+    """Names the form of the LLM's weights, by which others load the model: transformers names that of the first."""
+    config = json.loads(path.read_text("utf-8"))
+    config["dtype"] = config["text_config"]["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def merged(language_model: Any) -> Any:

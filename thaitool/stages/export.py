@@ -1,6 +1,6 @@
-"""A trained speech LLM to one self-contained directory in transformers' form, for servers and for handing on.
+"""A trained speech LLM to one self-contained directory in transformers' form, with its model card; and to the hub.
 
-Merges the adapter into the LLM. Trains nothing and uploads nothing.
+Merges the adapter into the LLM. Trains nothing.
 """
 
 from __future__ import annotations
@@ -8,12 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thaitool.models.checkpoint import weights_sha256
+import torch
+
+from thaitool.errors import EnvironmentProblem, InputError
+from thaitool.models.checkpoint import locate_base, read_base, weights_sha256
 from thaitool.models.export import export
+from thaitool.models.whole import is_whole
+from thaitool.reports.model_card import Card, DataPart, Ingredient, model_card
+from thaitool.reports.stored import load_report
+from thaitool.text.tasks import instruction, tasks_of
+from thaitool.training.lineage import licence_of, lineage, name_of
 from thaitool.training.run_dir import resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+    from typing import Any, Literal
+
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -26,18 +38,118 @@ class Exported:
     weights_sha256: str
 
 
-def run(model: Path, out: Path, *, llm: Path | None = None) -> Exported:
-    """Writes the whole model of a run or checkpoint of `align` or `finetune`.
+def run(
+    model: Path,
+    out: Path,
+    *,
+    llm: Path | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    name: str | None = None,
+    reports: Sequence[str] = (),
+) -> Exported:
+    """Writes the whole model of a run or checkpoint of `align` or `finetune`, and its card.
 
     Args:
         model: The run or checkpoint.
         out: The directory to make.
         llm: Where the base LLM lies now, if not where it was.
+        dtype: Of the LLM's weights on disk.
+        name: On the card; default is the name of `out`.
+        reports: [NAME=]DIR of evaluations whose scores the card shows.
 
     Raises:
-        InputError: no such model, no LLM or another one; or `out` is taken.
+        InputError: no such model, no LLM or another one, or no such report; or `out` is taken.
     """
+    scored = [load_report(text) for text in reports]
     checkpoint = resolve(model)
-    export(checkpoint, out, llm=llm)
+    read_base(checkpoint)
+
+    def write_card(folder: Path) -> None:
+        made = _facts(checkpoint, folder, llm, dtype, name or out.name)
+        text = model_card(Card(**made, reports=scored))
+        (folder / CARD).write_text(text, "utf-8")
+
+    export(checkpoint, out, llm=llm, dtype=getattr(torch, dtype), beside=write_card)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return Exported(checkpoint, out, size, weights_sha256(out))
+
+
+def _facts(
+    checkpoint: Path, folder: Path, llm: Path | None, dtype: str, name: str
+) -> dict[str, Any]:
+    ancestors, lost = lineage(checkpoint)
+    llm_path = locate_base(checkpoint, llm)
+    printed, hub_id = name_of(llm_path)
+    base = read_base(checkpoint)
+    ingredients = [Ingredient("LLM", printed, base["sha256"], licence_of(llm_path), hub_id)]
+    for ancestor in ancestors:
+        if ancestor.stage == "base":
+            printed, hub_id = name_of(ancestor.path)
+            sha256, licence = weights_sha256(ancestor.path), licence_of(ancestor.path)
+            ingredients.append(Ingredient("encoder", printed, sha256, licence, hub_id))
+    data = [
+        DataPart(
+            ancestor.stage, part.source, part.task, part.licence, part.rows, part.hours,
+            part.trainable,
+        )
+        for ancestor in ancestors
+        for part in ancestor.data
+    ]  # fmt: skip
+    return {
+        "name": name,
+        "checkpoint_sha256": weights_sha256(checkpoint),
+        "weights_sha256": weights_sha256(folder),
+        "dtype": dtype,
+        "ingredients": ingredients,
+        "data": data,
+        "lost": lost,
+        "tasks": [(n, instruction(spec, draw=None)) for n, spec in tasks_of(checkpoint).items()],
+    }
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a model went."""
+
+    repository: str
+    revision: str
+    files: int
+    n_bytes: int
+
+
+def push(model: Path, repository: str, *, private: bool, message: str) -> Pushed:
+    """Uploads a whole model to the Hugging Face hub, as one commit.
+
+    Args:
+        model: A directory that `run` made.
+        repository: OWNER/NAME; it is made if it is not there.
+        private: Whether a repository that is made is private.
+        message: Of the commit.
+
+    Raises:
+        InputError: no whole model, or without a card.
+        EnvironmentProblem: the hub cannot be reached, or refuses; it says why.
+    """
+    if not is_whole(model) or not (model / CARD).is_file():
+        raise InputError(
+            f"{model} must be a whole model with a model card, as `thaitool convert merge` writes it, but is not."
+        )
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        made = api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=made.repo_id, folder_path=model, commit_message=message, repo_type="model"
+        )
+    except HFValidationError as error:
+        raise InputError(f"{repository} must be OWNER/NAME of the hub, but {error}") from error
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        raise EnvironmentProblem(
+            f"{repository} could not be written on the hub: {type(error).__name__}: {str(error).splitlines()[0]} Log in"
+            " (`hf auth login`) with a token that may write there, and run the same command again."
+        ) from error
+    files = [file for file in model.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    return Pushed(made.repo_id, str(commit.oid), len(files), size)
