@@ -33,7 +33,7 @@ from thaitool.synth.sources import SourceRow, Span
 from thaitool.synth.splits import split_rows
 from thaitool.synth.texts import Sentence, Texts
 from thaitool.synth.translate import Rendering, as_it_stands
-from thaitool.synth.voicing import _speaker
+from thaitool.synth.voicing import _speaker, label_of
 
 MODEL = "openai:http://127.0.0.1:9/v1#m"
 THAI = SourceRow(
@@ -214,7 +214,16 @@ def test_a_model_picks_what_lends_itself_to_rephrasing(tmp_path: Path) -> None:
     same, foreign = yes | {"written": THAI.text}, yes | {"written": "Call Na."}
     for folder, wrong, reason in (("d", same, "unchanged"), ("e", foreign, "not_thai")):
         *_, translate = functions(tmp_path / folder, Script(wrong, wrong))
-        assert asyncio.run(translate(THAI)).reason == f"rephrase_{reason}"
+        (kept,) = asyncio.run(translate(THAI))
+        # The sentence stands for the other tasks, and through the ledger.
+        assert (kept.text_th, kept.rephrase_th) == (THAI.text, "")
+        assert [lost[:2] for lost in kept.lost] == [("sr", f"rephrase_{reason}")]
+        texts = Texts((Sentence(THAI, (kept,)),), ())
+        assert Texts.from_json(json.loads(json.dumps(texts.to_json()))) == texts
+        found = {task: label_of(task, THAI, kept, "โทร", "X") for task in ("asr", "sr", "qa")}
+        assert found["asr"] == THAI.text
+        assert found["sr"].reason == f"rephrase_{reason}"
+        assert found["qa"].reason == "no_label"
 
 
 def test_answers_are_translated_for_qa_alone(tmp_path: Path) -> None:
@@ -231,7 +240,8 @@ def test_answers_are_translated_for_qa_alone(tmp_path: Path) -> None:
     assert asyncio.run(translate(ROW))[0].answer_th == ""
     english = {"answer": "Done."}
     *_, translate = functions(tmp_path / "c", Script(spoken, english, english), tasks=["qa"])
-    assert asyncio.run(translate(ROW)).reason == "translate_answer_not_thai"
+    (kept,) = asyncio.run(translate(ROW))
+    assert [lost[:2] for lost in kept.lost] == [("qa", "translate_answer_not_thai")]
 
 
 def test_a_recording_has_no_variants_and_a_plan_knows_it(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class LlmRephraser:
     is_alone: bool
 
     async def rephrase(self, rendering: Rendering, source_id: str) -> Rendering | Rejected:
-        """`rendering` with its formal form, or without one if it does not lend itself to it.
+        """`rendering` with its formal form, or without one if it does not lend itself to it or the question failed.
 
         Raises:
             NotYetAnswered, ConfigError, EnvironmentProblem: see `Asker.ask`.
@@ -51,7 +51,8 @@ class LlmRephraser:
         try:
             answer = await self.asker.ask("rephrase", prompt, values, _Rephrased, check)
         except CallFailed as error:
-            return Rejected(source_id, f"rephrase_{error.reason}", error.detail)
+            failed = ("sr", f"rephrase_{error.reason}", error.detail)
+            return replace(rendering, lost=(*rendering.lost, failed))
         if answer.suitable:
             return replace(rendering, rephrase_th=answer.written)
         if self.is_alone:

@@ -63,7 +63,7 @@ class LlmTranslator:
             return rendering
         if self.answers and row.output:
             rendering = await self._answered(row, rendering)
-        return rendering if isinstance(rendering, Rejected) else (rendering,)
+        return (rendering,)
 
     async def _rendered(self, row: SourceRow) -> Rendering | Rejected:
         try:
@@ -76,7 +76,7 @@ class LlmTranslator:
         except CallFailed as error:
             return Rejected(row.source_id, f"translate_{error.reason}", error.detail)
 
-    async def _answered(self, row: SourceRow, rendering: Rendering) -> Rendering | Rejected:
+    async def _answered(self, row: SourceRow, rendering: Rendering) -> Rendering:
         def check(answer: _Answer) -> Complaint | None:
             if not answer.answer or not is_thai(answer.answer):
                 return Complaint("not_thai", f'"answer" is not Thai: {answer.answer!r}')
@@ -87,7 +87,8 @@ class LlmTranslator:
         try:
             said = await self.asker.ask("translate_answer", prompt, values, _Answer, check)
         except CallFailed as error:
-            return Rejected(row.source_id, f"translate_answer_{error.reason}", error.detail)
+            failed = ("qa", f"translate_answer_{error.reason}", error.detail)
+            return replace(rendering, lost=(*rendering.lost, failed))
         return replace(rendering, answer_th=said.answer)
 
     async def _marked(self, row: SourceRow) -> Rendering:

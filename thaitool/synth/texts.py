@@ -81,4 +81,6 @@ def _row(value: Mapping[str, Any]) -> SourceRow:
 
 def _rendering(value: Mapping[str, Any]) -> Rendering:
     entities = tuple(Entity(**entity) for entity in value["entities"])
-    return Rendering(**{**value, "entities": entities, "starts": tuple(value["starts"])})
+    lost = tuple((task, reason, detail) for task, reason, detail in value["lost"])
+    starts = tuple(value["starts"])
+    return Rendering(**{**value, "entities": entities, "starts": starts, "lost": lost})

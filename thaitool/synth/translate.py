@@ -33,6 +33,8 @@ class Rendering:
     """The answer to it; "" where nobody has said it."""
     starts: tuple[int, ...] = ()
     """Where in `text_th` each entity begins; () where that is not known."""
+    lost: tuple[tuple[str, str, str], ...] = ()
+    """(task, reason, detail) of labels that were asked for and did not come; the other tasks have theirs."""
 
 
 def as_it_stands(row: SourceRow) -> Rendering:

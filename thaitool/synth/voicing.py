@@ -154,7 +154,7 @@ async def voice_row(
 ) -> tuple[ThaiSupRow, Provenance] | Rejected:
     """Speaks one rendering for one task, or says why not (no label, unspeakable, a gate)."""
     data_id = data_id_of(task, row)
-    label = _label(task, row, rendering, intent_th, data_id)
+    label = label_of(task, row, rendering, intent_th, data_id)
     if isinstance(label, Rejected):
         return label
     voice = _speaker(row) if row.audio else pick(voices, seed, data_id, "voice")
@@ -297,14 +297,17 @@ def _heard(clip: Clip, booth: Booth, data_id: str) -> tuple[Clip, str] | Rejecte
     return replace(clip, flac=encode_flac(heard)), done
 
 
-def _label(
+def label_of(
     task: str, row: SourceRow, rendering: Rendering, intent_th: str | None, data_id: str
 ) -> str | Rejected:
+    """The label of a row for a task, or why it has none."""
     if task == "ner" and not row.has_names:
         return Rejected(data_id, "no_label", "nobody has looked for names in the source row")
     label = label_for(task, rendering, intent_th)
     if label is None:
-        return Rejected(data_id, "no_label", f"the source row has no {task} label")
+        found = ((reason, detail) for of, reason, detail in rendering.lost if of == task)
+        why = next(found, ("no_label", f"the source row has no {task} label"))
+        return Rejected(data_id, *why)
     lost = [e.surface for e in rendering.entities if e.surface not in rendering.text_th]
     if lost:
         return Rejected(data_id, "label_lost", f"{lost[0]!r} is not in {rendering.text_th!r}")
