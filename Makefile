@@ -31,9 +31,9 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) $(OP_SOURCES)
 demo: setup  ## all six stages on the example, offline, in about ten minutes on two cores
 	@$(MAKE) --no-print-directory -C examples demo THAITOOL=$(BIN)/thaitool PYTHON=$(BIN)/python
 
-# One thread: the models are tiny, and threads that wait for each other on a busy machine cost minutes.
-test: setup  ## the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+# One thread each: the models are tiny, and threads that wait for each other on a busy machine cost minutes.
+test: setup  ## the tests, on up to eight cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile
 
 check: setup  ## format, lint, types, import contract
 	@$(BIN)/ruff format --check .
@@ -54,6 +54,9 @@ bench: setup  ## slow tests, then speed and memory beside other libraries, and t
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.synth --out tests/bench/results/synth.json
 	@$(BIN)/python tests/bench/dtw.py --out tests/bench/results/dtw-cpu.json
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/align.py --out tests/bench/results/align-cpu.json
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/finetune.py --out tests/bench/results/finetune-cpu.json
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.infer --out tests/bench/results/infer.json
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.serving --out tests/bench/results/serving.json
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/collapse.py --full --out tests/bench/results/collapse.json
 
 gpu-check:  ## on a GPU machine: build in place, tests, sanitizer, benchmark; PYTHON has torch and pytest, ARGS see --help

@@ -25,9 +25,11 @@ from thaitool.models.projector import ProjectorSettings
 from thaitool.models.speech_lm import ThaiSpeechForConditionalGeneration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from thaitool.models.processor import ThaiSpeechProcessor
+    from thaitool.text.tasks import TaskSpec
 
 CONFIGS: dict[str, Any] = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
@@ -72,7 +74,11 @@ def speech_lm(
 
 
 def save(
-    path: Path, model: ThaiSpeechForConditionalGeneration, processor: ThaiSpeechProcessor, llm: Path
+    path: Path,
+    model: ThaiSpeechForConditionalGeneration,
+    processor: ThaiSpeechProcessor,
+    llm: Path,
+    tasks: Mapping[str, TaskSpec] | None = None,
 ) -> Path:
     """A checkpoint as the stages write it."""
     path.mkdir()
@@ -85,5 +91,6 @@ def save(
         llm=llm,
         llm_sha256=weights_sha256(llm),
         language_model=model.language_model,
+        tasks=tasks,
     )
     return path

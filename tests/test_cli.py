@@ -102,9 +102,10 @@ USAGE = [
     (["pretrain", "--config", "nosuch"], "nosuch must be a YAML file or a shipped recipe ("),
     (["align", "--set", "a"], "--set a: must be key=value."),
     (
-        ["finetune", "--tasks", "asr,dance"],
-        "'tasks.1': Input should be 'asr', 'ic', 'ner', 'sr' or 'qa', but is 'dance'.",
+        ["finetune", "--tasks", "asr,asr"],
+        "option --tasks: 'tasks': Value error, must name every task once, but is ['asr', 'asr'].",
     ),
+    (["finetune", "--weights", "asr"], "--weights must name a number for each task, as in asr=1"),
     (["doctor", "--config", "nosuch"], "nosuch must be a YAML file or a shipped recipe ("),
 ]
 
@@ -135,11 +136,13 @@ OPTIONS = {
     ),
     "align": "--data d --encoder e --llm l --out o --method none --plain --updates 3 --seed 4 --device cpu",
     "finetune": (
-        "--data d --model m --out o --tasks asr,ner --lora-rank 4 --llm l --updates 3 --seed 4 --device cpu"
+        "--data d --data e --dev-data v --model m --out o --tasks asr,ner --lora-rank 4 --llm l --updates 3 --seed 4"
+        " --device cpu --task-file t --weights asr=1,ner=2 --drafter r --allow-leakage text --allow-leakage near"
     ),
     "finetune --head ctc": "--data a --data b --dev-data d --encoder e --out o --updates 3 --seed 4 --device cpu",
     "eval": (
         "--task ic --data d --model m --predictions p --out o --split dev --limit 7 --no-shuffled --llm l"
+        " --task-file tf --context both --hotwords 9 --drafter dr"
         " --also v=p --slice speaker,length --cluster-by speaker --trained-on t --keywords k --judge http://j/v1"
         " --judge-model jm --judge-key-variable JK --embedder e --embedder-model em --embedder-key-variable EK"
         " --seed 4 --device cpu"
@@ -175,7 +178,13 @@ WANTED: dict[str, dict[str, Any]] = {
     },
     "align": {"encoder": Path("e"), "llm": Path("l"), "method": "none", "plain": True},
     "finetune": {
+        "data": [Path("d"), Path("e")],
+        "dev_data": [Path("v")],
         "tasks": ["asr", "ner"],
+        "task_file": Path("t"),
+        "weights": {"asr": 1.0, "ner": 2.0},
+        "drafter": Path("r"),
+        "allow_leakage": ["text", "near"],
         "lora_rank": 4,
         "llm": Path("l"),
         "train": {"device": "cpu"},
@@ -193,6 +202,10 @@ WANTED: dict[str, dict[str, Any]] = {
         "split": "dev",
         "limit": 7,
         "shuffled": False,
+        "task_file": Path("tf"),
+        "context": "both",
+        "hotwords": 9,
+        "drafter": Path("dr"),
         "also": ["v=p"],
         "slices": ["speaker", "length"],
         "cluster_by": "speaker",

@@ -27,7 +27,7 @@ class Answer:
     audio_s: float = 2.0
     seconds: float = 0.5
 
-def run(config, progress):
+def run(config, progress, told=None):
     with progress("infer", len(config.audio)) as advance:
         for path in config.audio:
             advance()

@@ -163,6 +163,7 @@ def lists_of_every_form(folder: Path, audio: Path) -> dict[str, Path]:
     a, b = str(audio / "a.wav"), str(audio / "b.flac")
     source = {"type": "file", "channels": [0], "source": a}
     recording = {"id": "r", "sources": [source], "sampling_rate": 16_000, "duration": 1.0}
+    answer = {"role": "assistant", "content": "ข"}
     said = {"id": "s", "start": 0, "duration": 1, "text": "ก", "speaker": "p"}
     cut = {"id": "c", "start": 0.0, "duration": 1.0, "channel": 0, "recording": recording}
     cut |= {"supervisions": [said], "type": "MonoCut"}
@@ -184,6 +185,18 @@ def lists_of_every_form(folder: Path, audio: Path) -> dict[str, Path]:
         ),
         "lhotse": cuts,
         "packed cuts": folder / "cuts.jsonl.gz",
+        "slam": objects(
+            folder / "s.jsonl",
+            {"key": "k1", "source": a, "target": "ก"},
+            {"key": "k2", "source": b, "target": "ข", "prompt": "ถาม"},
+        ),
+        "chats": objects(
+            folder / "chats.jsonl",
+            *(
+                {"messages": [{"role": "user", "content": "<audio>ก"}, answer], "audios": [p]}
+                for p in (a, b)
+            ),
+        ),
         "tar": write_tar(folder / "t.tar", ("k.wav", b"RIFF"), ("k.txt", b"x"), ("l.wav", b"x")),
         "parquet": folder / "p.parquet",
         "wav.scp": kaldi / "wav.scp",

@@ -185,6 +185,34 @@ def test_a_view_is_what_the_copied_rows_would_be(
             assert found.column(name).to_pylist() == copied.table.column(name).to_pylist()
 
 
+def test_a_manifest_of_an_earlier_version_lacks_prompts_and_keeps_its_digest(
+    tmp_path: Path,
+) -> None:
+    rng = random.Random(2)  # noqa: S311
+    now = in_chunks(random_utterances(rng, 50), rng)
+    earlier = now.table.drop_columns(list(manifest.YOUNGER_COLUMNS))
+    path = tmp_path / "m.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, earlier.schema) as writer:
+        writer.write_table(earlier)
+    opened = open_manifest(path)
+    assert rows_of(opened) == rows_of(now)
+    assert opened.digest() == now.digest()
+    assert opened.digest() == columns.digest(now.table.select(manifest.DIGEST_COLUMNS))
+
+
+def test_prompts_and_contexts_are_part_of_the_digest_and_of_what_differs() -> None:
+    plain = [Utterance(f"u{k}", AudioRef("/a.wav"), 1.0, 16_000) for k in range(3)]
+    asked = [*plain[:2], replace(plain[2], prompt="ถาม")]
+    known = [*plain[:2], replace(plain[2], context="ถาม")]
+    made = [from_utterances(rows) for rows in (plain, asked, known)]
+    assert len({m.digest() for m in made}) == 3
+    # Of a selection, only its own rows count.
+    assert (
+        made[1].select([True, True, False]).digest() == made[0].select([True, True, False]).digest()
+    )
+    assert "u2: prompt None, now 'ถาม'" in manifest.describe_difference(made[0], made[1])
+
+
 def test_a_view_goes_to_disk_as_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "BLOCK_ROWS", 7)
     rng = random.Random(1)  # noqa: S311

@@ -14,9 +14,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LM
 
 from tests import llms, tiny
 from thaitool.errors import InputError
-from thaitool.models import checkpoint as module
+from thaitool.models import token_table as module
 from thaitool.models.checkpoint import (
-    load_embedding_table,
     load_llm,
     load_speech_lm,
     load_tokenizer,
@@ -25,6 +24,8 @@ from thaitool.models.checkpoint import (
 from thaitool.models.encoders.interface import new_speech_encoder
 from thaitool.models.projector import ProjectorSettings
 from thaitool.models.speech_lm import ThaiSpeechForConditionalGeneration
+from thaitool.models.token_table import load_embedding_table
+from thaitool.text.tasks import BUILT_IN, TASKS_FILE, TaskSpec, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,6 +256,23 @@ def test_a_projector_that_does_not_exist_is_named(tmp_path: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"projector": "linear"}))
     with pytest.raises(InputError, match="must be one of conv, stack, qformer, but is 'linear'"):
         load_speech_lm(path)
+
+
+def test_tasks_are_bound_to_their_checkpoint(tmp_path: Path) -> None:
+    llm = llms.llm_directory(tmp_path / "llm")
+    tasks = {**BUILT_IN, "mood": TaskSpec("mood", ("รู้สึกอย่างไร",), "label", "ic")}
+    parts = llms.speech_lm(llm)
+    path = llms.save(tmp_path / "checkpoint", *parts, llm, tasks)
+    load_speech_lm(path)
+    assert tasks_of(path) == tasks
+    kept = path / TASKS_FILE
+    kept.write_text(kept.read_text("utf-8").replace("อย่างไร", "ไหม"), "utf-8")
+    with pytest.raises(InputError, match="is missing or changed"):
+        load_speech_lm(path)
+    # What knows of no tasks is asked by the built-in ones.
+    plain = llms.save(tmp_path / "plain", *parts, llm)
+    load_speech_lm(plain)
+    assert tasks_of(plain) == BUILT_IN
 
 
 def gradients(model: Any, processor: Any) -> dict[str, torch.Tensor]:

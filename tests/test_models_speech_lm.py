@@ -232,12 +232,20 @@ def test_stopped_says_whether_the_answer_ended_by_itself(
 ) -> None:
     eos = made.processor.tokenizer.eos_token_id
     audio, lengths = tiny.ragged_audio(*LENGTHS)
+    said = [[100, 101, eos, 102], [100, 101, 102, 103], [eos, 1, 1, 1]]
+    given = [iter(row) for row in said]
+    order: list[int] = []
 
-    def generate(**inputs: Any) -> torch.Tensor:
-        said = [[100, 101, eos, 102], [100, 101, 102, 103], [eos, 1, 1, 1]]
-        return torch.cat([inputs["input_ids"], torch.tensor(said)], 1)
+    def forward(_: Any, some: list[tuple[Any, torch.Tensor]], *, packed: bool) -> torch.Tensor:
+        """Scores of the next token of each row, whose memory says which it is."""
+        order.extend(id(memory) for memory, _ in some if id(memory) not in order)
+        scores = torch.zeros(len(some), 200)
+        for place, (memory, _) in enumerate(some):
+            scores[place, next(given[order.index(id(memory))])] = 1
+        return scores
 
-    monkeypatch.setattr(made.model, "generate", generate)
+    monkeypatch.setattr("thaitool.models.rows.forward", forward)
+    monkeypatch.setattr("thaitool.models.rows.can_pack", lambda _: True)
     found = answer(made.model, made.processor, audio, lengths, ASKED, max_new_tokens=4)
     assert [stopped for _, stopped in found] == [True, False, True]
     assert found[2][0] == ""

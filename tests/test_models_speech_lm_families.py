@@ -9,9 +9,10 @@ import torch
 
 from tests import llms, tiny
 from tests.encoders import FAMILIES
-from thaitool.models.checkpoint import load_embedding_table, load_speech_lm
+from thaitool.models.checkpoint import load_speech_lm
 from thaitool.models.generate import answer
 from thaitool.models.projector import ProjectorSettings
+from thaitool.models.token_table import load_embedding_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -124,6 +124,8 @@ def test_the_whole_chain(sup: Path, llm: Path, tmp_path: Path) -> None:
             model=aligned.out,
             out=tmp_path / "slm",
             lora_rank=4,
+            judge_items=2,
+            max_new_tokens=2,
             train=training(8, learning_rate=1e-2, batch_s=30.0),
         )
     )
@@ -260,6 +262,8 @@ def test_frozen_llm_and_chosen_tasks(sup: Path, encoder: Path, llm: Path, tmp_pa
         out=tmp_path / "slm",
         tasks=["ic"],
         lora_rank=0,
+        judge_items=2,
+        max_new_tokens=2,
         train=training(2, batch_s=100.0),
     )
     result = finetune.run(config)
@@ -271,7 +275,7 @@ def test_frozen_llm_and_chosen_tasks(sup: Path, encoder: Path, llm: Path, tmp_pa
     with pytest.raises(InputError, match="has none for asr, ner"):
         finetune.run(
             config.model_copy(
-                update={"tasks": ["asr", "ic", "ner"], "data": only_ic, "out": tmp_path / "x"}
+                update={"tasks": ["asr", "ic", "ner"], "data": [only_ic], "out": tmp_path / "x"}
             )
         )
 

@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from thaitool.data.manifest import from_utterances, write_manifest
 from thaitool.data.shards import read_thai_sup
 from thaitool.errors import ConfigError, EnvironmentProblem, InputError, QuarantineError
 from thaitool.metrics.chrf import chrf
-from thaitool.models import checkpoint, generate
+from thaitool.models import answerer
 from thaitool.records import PUBLISHED_TASKS, AudioRef, Utterance
 from thaitool.reports.json_form import read_report
 from thaitool.stages import evaluate
@@ -61,13 +60,13 @@ class FakeModel:
         self.batches: list[int] = []
         self.die_at_batch = die_at_batch
         self.loaded = 0
-        self.audio_tower = SimpleNamespace(normalises=True, longest_samples=None)
+        self.normalises = True
 
-    def to(self, _: Any) -> FakeModel:
-        return self
+    def too_long(self, _: float) -> None:
+        return
 
     def answer(self, *args: Any, **_: Any) -> list[tuple[str, bool]]:
-        instructions = args[4]
+        instructions = args[2]
         if len(self.batches) + 1 == self.die_at_batch:
             raise RuntimeError("the machine dies")
         self.batches.append(len(instructions))
@@ -77,12 +76,11 @@ class FakeModel:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeModel], FakeModel]:
     def put(fake: FakeModel) -> FakeModel:
-        def load(*_: Any, **__: Any) -> tuple[FakeModel, None]:
+        def load(*_: Any) -> FakeModel:
             fake.loaded += 1
-            return fake, None
+            return fake
 
-        monkeypatch.setattr(checkpoint, "load_speech_lm", load)
-        monkeypatch.setattr(generate, "answer", fake.answer)
+        monkeypatch.setattr(answerer, "load_answerer", load)
         return fake
 
     return put

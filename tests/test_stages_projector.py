@@ -45,6 +45,9 @@ def test_a_projector_from_alignment_to_a_whole_model(
         out=tmp_path / "slm",
         lora_rank=2,
         llm_dtype="bfloat16",
+        paraphrases=False,
+        judge_items=2,
+        max_new_tokens=2,
         train=training(3, learning_rate=1e-2),
     )
     tuned = finetune.run(tuning)

@@ -123,6 +123,8 @@ def test_a_model_is_trained_on_answers_and_asked_for_them(sup: Path, tmp_path: P
             out=tmp_path / "slm",
             tasks=["qa", "asr"],
             lora_rank=2,
+            judge_items=2,
+            max_new_tokens=2,
             train={**train, "eval_every": 2, "save_every": 2},
         )
     )

@@ -11,7 +11,7 @@ import pytest
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ
 from thaitool.errors import InputError
-from thaitool.synth import espeak
+from thaitool.synth import espeak, espeak_library
 from thaitool.synth.espeak import (
     EDGE_SILENCE_S,
     PEAK_LEVEL,
@@ -20,6 +20,7 @@ from thaitool.synth.espeak import (
     espeak_phonemes,
     f0_contour,
     speak,
+    speak_words,
     tone_canary,
 )
 from thaitool.text.syllable import Syllable
@@ -170,12 +171,51 @@ def test_inaudible_phonemes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
         speak("มา", VOICES[0])
 
 
+@pytest.mark.parametrize("voice", VOICES[::5], ids=lambda voice: voice.name)
+def test_times_of_words_are_where_their_sounds_begin(voice: espeak.Voice) -> None:
+    # Nothing is heard in the closure of an unvoiced stop: a word ends in silence, the next begins with a burst.
+    words = ["มา", "ตา", "มานา", "ตา"]
+    speech, starts_s = speak_words(words, voice)
+    assert speech.samples.tobytes() == speak("".join(words), voice).samples.tobytes()
+    assert starts_s[0] == EDGE_SILENCE_S
+    for start_s in (starts_s[1], starts_s[3]):
+        assert _loudest(speech, start_s - 0.03, start_s - 0.01) > 0.03
+        assert _loudest(speech, start_s + 0.005, start_s + 0.02) < 0.02
+        assert _loudest(speech, start_s + 0.02, start_s + 0.08) > 0.03
+    # Two syllables take about twice as long as one.
+    ma, _, mana, _ = np.diff([*starts_s, speech.duration_s - EDGE_SILENCE_S])
+    assert 1.5 < mana / ma < 2.5
+
+
+def _loudest(speech: espeak.Speech, start_s: float, end_s: float) -> float:
+    part = speech.samples[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
+    return float(np.abs(part).max())
+
+
+def test_times_of_words_go_on_over_pauses_and_follow_the_speed() -> None:
+    _, slow_s = speak_words(["มา"] * 40, VOICES[0], speed=0.8)
+    speech, fast_s = speak_words(["มา"] * 40, VOICES[0], speed=1.2)
+    assert len(slow_s) == len(fast_s) == 40
+    steps_s = np.diff(fast_s)
+    assert steps_s.argmax() == espeak.SYLLABLES_PER_CALL - 1
+    assert steps_s.max() - np.median(steps_s) > 0.9 * espeak.PHRASE_PAUSE_S
+    assert fast_s[-1] < speech.duration_s - EDGE_SILENCE_S
+    assert slow_s[-1] / fast_s[-1] == pytest.approx(1.5, rel=0.15)
+
+
+def test_a_word_without_sound_is_refused() -> None:
+    with pytest.raises(InputError, match="' '"):
+        speak_words(["มา", " "], VOICES[0])
+    with pytest.raises(InputError, match="no Thai syllable"):
+        speak_words([], VOICES[0])
+
+
 def test_a_missing_library_is_an_environment_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     import espeakng_loader
 
     from thaitool.errors import EnvironmentProblem
 
-    espeak._engine.cache_clear()
+    espeak_library.engine.cache_clear()
     monkeypatch.setattr(espeakng_loader, "get_library_path", lambda: "no-such-library.so")
     with pytest.raises(EnvironmentProblem, match="pip install espeakng-loader"):
         speak(TEXT, VOICES[0])

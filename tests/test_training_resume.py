@@ -29,6 +29,7 @@ from thaitool.data.scan import scan
 from thaitool.errors import EnvironmentProblem, InputError
 from thaitool.files import writing_directory
 from thaitool.stages import pretrain
+from thaitool.training.cost import MEASURED
 from thaitool.training.rollback import read_rollbacks
 from thaitool.training.run_dir import RunDir
 
@@ -76,7 +77,7 @@ def weights(run: RunDir) -> dict[str, torch.Tensor]:
 
 
 def untimed(run: RunDir) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "train_s"} for row in run.metrics()]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in run.metrics()]
 
 
 def assert_same(run: RunDir, other: RunDir) -> None:
@@ -85,7 +86,7 @@ def assert_same(run: RunDir, other: RunDir) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
     assert untimed(run) == untimed(other)
     accounts = [json.loads((r.path / "result.json").read_text())["done"] for r in (run, other)]
-    assert len({json.dumps({**a, "train_s": 0, "hours": 0}) for a in accounts}) == 1
+    assert len({json.dumps({**a, **dict.fromkeys(MEASURED, 0), "hours": 0}) for a in accounts}) == 1
 
 
 def start(cfg: PretrainConfig, *before: str, own_group: bool = False) -> subprocess.Popen[str]:
@@ -298,7 +299,7 @@ def test_a_kill_at_any_moment_of_a_rollback_changes_nothing(collapsing: Path, mo
         file = f"metrics-rolled-back-{entry.number}.jsonl"
         mine, theirs = (
             [
-                {**json.loads(line), "train_s": 0}
+                {**json.loads(line), **dict.fromkeys(MEASURED, 0)}
                 for line in (r.path / file).read_text().splitlines()
             ]
             for r in (run, other)

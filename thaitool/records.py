@@ -67,6 +67,10 @@ class Utterance:
     trainable: bool = True
     part: int = 0
     """Which `data` entry of the configuration it came from; sampling weights are by part."""
+    prompt: str | None = None
+    """The row's own instruction, asked instead of its task's."""
+    context: str | None = None
+    """What is known beforehand, as JSON; see `text.context`."""
 
     @property
     def place(self) -> str:

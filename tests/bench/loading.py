@@ -104,7 +104,7 @@ def run_plan(n: int) -> dict[str, Any]:
         "held_mb": round(
             sum(
                 a.nbytes
-                for a in (plan.duration_s, plan.slots, order.utterances, order.starts, order.turns)
+                for a in (plan.cost, plan.slots, order.utterances, order.starts, order.turns)
             )
             / 1e6
         ),

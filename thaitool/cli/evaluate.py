@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 _MORE = "Further scores"
 TaskOption = Annotated[
-    str | None, typer.Option(help="slu (asr, ic, ner, sr; qa if there), or one of them.")
+    str | None,
+    typer.Option(help="slu (asr, ic, ner, sr; qa if there), one of them, or one of --task-file."),
+]
+TaskFileOption = Annotated[
+    Path | None, typer.Option(help="YAML of tasks that the model does not bring.")
 ]
 PredictionsOption = Annotated[
     Path | None, typer.Option(help="Score this JSONL of {id, task, text} instead.")
@@ -38,6 +42,22 @@ SliceOption = Annotated[
 ]
 ShuffledOption = Annotated[
     bool | None, typer.Option("--shuffled/--no-shuffled", help="Also answer with other audio.")
+]
+ContextOption = Annotated[
+    str | None,
+    typer.Option(help="Ask with what rows say is known beforehand, without, or both ways."),
+]
+HotwordsOption = Annotated[
+    int | None,
+    typer.Option(help="Names listed with each item: its own and others'.", rich_help_panel=_MORE),
+]
+HotwordsFileOption = Annotated[
+    Path | None,
+    typer.Option(help="Words, one a line, listed with each item.", rich_help_panel=_MORE),
+]
+DrafterOption = Annotated[
+    Path | None,
+    typer.Option(help="Where the recogniser of the model's drafts lies.", rich_help_panel=_MORE),
 ]
 ClusterOption = Annotated[
     str | None, typer.Option(help="What intervals redraw: source_id, speaker or both.")
@@ -78,6 +98,7 @@ EmbedderKeyOption = Annotated[
 
 def evaluate(
     task: TaskOption = None,
+    task_file: TaskFileOption = None,
     data: Annotated[Path | None, typer.Option(help="Thai-SUP directory.")] = None,
     model: Annotated[Path | None, typer.Option(help="Model or run directory.")] = None,
     predictions: PredictionsOption = None,
@@ -87,6 +108,10 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="train, dev or test.")] = None,
     limit: Annotated[int | None, typer.Option(help="Utterances per task, spread evenly.")] = None,
     shuffled: ShuffledOption = None,
+    context: ContextOption = None,
+    hotwords: HotwordsOption = None,
+    hotwords_file: HotwordsFileOption = None,
+    drafter: DrafterOption = None,
     cluster_by: ClusterOption = None,
     trained_on: TrainedOnOption = None,
     keywords: KeywordsOption = None,

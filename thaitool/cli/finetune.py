@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,26 +17,39 @@ from thaitool.cli.console import (
     SetOption,
     UpdatesOption,
     announce,
+    print_json,
     print_training,
     progress_bar,
+    say,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def finetune(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Thai-SUP directory; with --head any recordings with transcripts. Repeatable with --head."
+            help="Thai-SUP directory or any other listed recordings with labels or transcripts. Repeatable."
         ),
     ] = None,
     model: Annotated[Path | None, typer.Option(help="Run of align or finetune.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; the same command resumes it.")
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma-separated: asr,ic,ner,sr,qa.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated: asr,ic,ner,sr,qa, or tasks of --task-file or of the model."
+        ),
+    ] = None,
+    task_file: Annotated[
+        Path | None, typer.Option(help="YAML with tasks of your own: prompts, answer, metric.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the tasks in what is drawn: asr=1,ic=2. None takes every row once an epoch."
+        ),
+    ] = None,
     lora_rank: Annotated[
         int | None, typer.Option(help="Rank of LoRA on the LLM; 0 freezes it.")
     ] = None,
@@ -47,8 +61,27 @@ def finetune(
         Path | None, typer.Option(help="With --head: encoder to train; none makes a new one.")
     ] = None,
     dev_data: Annotated[
-        list[Path] | None, typer.Option(help="With --head: held-out recordings. Repeatable.")
+        list[Path] | None, typer.Option(help="Held-out recordings. Repeatable.")
     ] = None,
+    drafter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recogniser whose transcript goes with each prompt: the cascade baseline."
+        ),
+    ] = None,
+    allow_leakage: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A kind of leakage into held-out rows that does not stop the run, such as text. Repeatable."
+        ),
+    ] = None,
+    show_batch: Annotated[
+        bool,
+        typer.Option(
+            "--show-batch",
+            help="Print a training row of each task (audio span, prompt, answer, end, what is in the loss) and stop.",
+        ),
+    ] = False,
     llm: LlmOption = None,
     updates: UpdatesOption = None,
     seed: SeedOption = None,
@@ -59,6 +92,8 @@ def finetune(
 ) -> None:
     """Trains the speech LLM on several tasks at once, or, with --head, a recogniser."""
     common: dict[str, Any] = {
+        "data": data or None,
+        "dev_data": dev_data or None,
         "out": out,
         "train.updates": updates,
         "train.seed": seed,
@@ -67,20 +102,25 @@ def finetune(
     of_llm: dict[str, Any] = {
         "model": model,
         "tasks": tasks.split(",") if tasks else None,
+        "task_file": task_file,
+        "weights": _shares(weights),
         "lora_rank": lora_rank,
+        "drafter": drafter,
+        "allow_leakage": allow_leakage or None,
         "llm": llm,
+        "show_batch": show_batch or None,
     }
-    of_recogniser: dict[str, Any] = {"dev_data": dev_data or None, "encoder": encoder}
-    _require_fit(head, of_llm if head else of_recogniser, data or [])
+    of_recogniser: dict[str, Any] = {"encoder": encoder}
+    _require_fit(head, of_llm if head else of_recogniser)
+    of_llm.pop("show_batch")
     if head is None:
-        options = common | of_llm | {"data": data[0] if data else None}
-        _speech_lm(options, config, set_, json)
+        (_show if show_batch else _speech_lm)(common | of_llm, config, set_, json)
     else:
-        options = common | of_recogniser | {"data": data or None, "head": head}
+        options = common | of_recogniser | {"head": head}
         _recogniser(options, config, set_, json)
 
 
-def _require_fit(head: str | None, others: dict[str, Any], data: Sequence[Path]) -> None:
+def _require_fit(head: str | None, others: dict[str, Any]) -> None:
     """Raises `ConfigError` if any of `others`, the options of the other kind of training, was given."""
     from thaitool.errors import ConfigError
 
@@ -95,10 +135,24 @@ def _require_fit(head: str | None, others: dict[str, Any], data: Sequence[Path])
             f"{', '.join(wrong)} cannot be given with --head {head}, which trains an encoder without an LLM; leave out"
             " --head to train the speech LLM."
         )
-    if head is None and len(data) > 1:
-        raise ConfigError(
-            f"--data must be given once without --head, but is given {len(data)} times."
-        )
+
+
+def _shares(text: str | None) -> dict[str, float] | None:
+    """`asr=1,ic=2` as a mapping; raises `ConfigError` if it is none."""
+    from thaitool.errors import ConfigError
+
+    if text is None:
+        return None
+    found = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError as error:
+            raise ConfigError(
+                f"--weights must name a number for each task, as in asr=1,ic=2, but has {part!r}."
+            ) from error
+    return found
 
 
 def _speech_lm(
@@ -108,10 +162,37 @@ def _speech_lm(
 
     loaded = load(FinetuneConfig, "finetune", recipe=config, settings=settings, options=options)
     from thaitool.stages import finetune as stage
+    from thaitool.training.finetune_judge import beside
 
-    result = stage.run(loaded, progress_bar)
-    extra = [("trained", f"{result.trained_parameters:,} of {result.parameters:,} parameters")]
-    print_training("finetune", result.out, result.training, extra, as_json)
+    result = stage.run(loaded, progress_bar, announce)
+    rows = ", ".join(f"{t} {n:,} of {result.planned[t]:,}" for t, n in result.drawn.items())
+    extra = [
+        ("trained", f"{result.trained_parameters:,} of {result.parameters:,} parameters"),
+        ("learned from", f"{rows} planned rows"),
+    ]
+    training = result.training
+    if not as_json:
+        # All figures, some eighty of four tasks, are in metrics.jsonl.
+        extra += [("ALARM", note) for note in training.notes] + beside(training.metrics)
+        training = replace(training, metrics={})
+    print_training("finetune", result.out, training, extra, as_json)
+
+
+def _show(
+    options: dict[str, Any], config: str | None, settings: list[str] | None, as_json: bool
+) -> None:
+    from thaitool.config import FinetuneConfig, load
+
+    # Nothing is written, so that a place need not be named.
+    options["out"] = options["out"] or Path("unused")
+    loaded = load(FinetuneConfig, "finetune", recipe=config, settings=settings, options=options)
+    from thaitool.stages.finetune_show import show
+
+    rows = show(loaded)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    else:
+        say("\n".join(line for row in rows for line in row.lines()))
 
 
 def _recogniser(

@@ -2,19 +2,20 @@
 
 from thaitool.config.align import AlignConfig
 from thaitool.config.asr import DecoderShape, RecogniseConfig, SpeechEncoderShape
+from thaitool.config.finetune import FinetuneConfig
+from thaitool.config.infer import InferConfig
 from thaitool.config.load import RECIPES, dump, load, recipe_names
 from thaitool.config.sections import (
     Decoding,
     EncoderShape,
     EvalConfig,
-    FinetuneConfig,
-    InferConfig,
     PretrainConfig,
     Recordings,
     ScanConfig,
     Section,
     Training,
 )
+from thaitool.config.serve import ServeConfig
 from thaitool.config.synth import Calls, SynthConfig
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Recordings",
     "ScanConfig",
     "Section",
+    "ServeConfig",
     "SpeechEncoderShape",
     "SynthConfig",
     "Training",

@@ -107,6 +107,11 @@ class AlignConfig(Section):
     )
     probe_clips: Count = Field(200, description="Training rows that a probe learns from, at most.")
     probe_updates: Count = Field(200, description="Updates of a probe.")
+    word_times: LoosePath | None = Field(
+        None,
+        description="CTM file with true times of words (utterance, channel, start, duration, word): drawn beside the"
+        " paths in report.html.",
+    )
     train: Training
 
     @model_validator(mode="after")

@@ -150,6 +150,7 @@ def _read_recipe(recipe: str, stage: str, problems: list[str]) -> dict[tuple[str
         "eval",
         "compare",
         "infer",
+        "serve",
         "report",
     }
     problems.extend(

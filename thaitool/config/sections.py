@@ -5,11 +5,10 @@ Field descriptions are the documentation of the recipes.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 #: Paths come as strings from YAML and flags, the one place where strictness would only annoy.
 LoosePath = Annotated[Path, Strict(strict=False)]
@@ -210,58 +209,6 @@ class PretrainConfig(Recordings):
         return self
 
 
-class FinetuneConfig(Section):
-    """`thaitool finetune`: multitask instruction training of the speech LLM."""
-
-    data: LoosePath = Field(description="Thai-SUP directory.")
-    model: LoosePath = Field(description="A run of `align` or `finetune`.")
-    out: LoosePath = Field(description="Run directory.")
-    llm: LoosePath | None = Field(
-        None, description="Where the base LLM lies now, if not where it was."
-    )
-    llm_dtype: LlmDtype = Field("float32", description="Form of the LLM's weights in memory.")
-    tasks: list[Task] = Field(
-        ["asr", "ic", "ner", "sr"], description="Tasks to train.", min_length=1
-    )
-    allow_untrainable: bool = Field(
-        False, description="Train on rows that `synth` marked trainable: false."
-    )
-    lora_rank: int = Field(16, ge=0, description="Rank of LoRA on the LLM; 0 keeps the LLM frozen.")
-    lora_alpha: Positive = Field(32.0, description="LoRA scale times rank.")
-    lora_targets: str = Field(
-        r".*(q|k|v|o|gate|up|down)_proj$",
-        description="Regex of the LLM's linear layers that get LoRA.",
-    )
-    unfreeze_encoder: bool = Field(False, description="Train the encoder too.")
-    encoder_learning_rate: Positive = Field(
-        1e-4, description="Peak rate of the encoder if it is trained."
-    )
-    projector_learning_rate: Positive = Field(5e-4, description="Peak rate of the projector.")
-    feature_cache: LoosePath | None = Field(
-        None,
-        description="Directory in which frames of a frozen encoder are kept, as in align, which may share it; null"
-        " computes them every time.",
-    )
-    train: Training
-
-    @model_validator(mode="after")
-    def _frames_stay(self) -> FinetuneConfig:
-        if self.feature_cache is not None and self.unfreeze_encoder:
-            raise ValueError(
-                "feature_cache must be null with unfreeze_encoder, as frames change in training"
-            )
-        return self
-
-    @field_validator("lora_targets")
-    @classmethod
-    def _is_regex(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"must be a regular expression ({error})") from error
-        return value
-
-
 class Decoding(Section):
     """How a recogniser (`finetune --head`) searches for its text; a speech LLM does not look at these."""
 
@@ -286,8 +233,13 @@ class Decoding(Section):
 class EvalConfig(Decoding):
     """`thaitool eval`: scores with intervals for a model or a predictions file."""
 
-    task: Literal["slu", "asr", "ic", "ner", "sr", "qa"] = Field(
-        "slu", description="slu is the four published tasks, and qa where the split has rows of it."
+    task: str = Field(
+        "slu",
+        description="asr, ic, ner, sr, qa, or a task of the model or of task_file; slu is the four published ones, and"
+        " qa where the split has rows of it.",
+    )
+    task_file: LoosePath | None = Field(
+        None, description="YAML of tasks that the model does not bring: prompts, metric, labels."
     )
     data: LoosePath = Field(
         description="Thai-SUP directory, or any other listed data with labels or transcripts."
@@ -305,6 +257,21 @@ class EvalConfig(Decoding):
     llm_dtype: LlmDtype = Field("float32", description="Form of the LLM's weights in memory.")
     split: Literal["train", "dev", "test"] = Field("test", description="Split to score.")
     shuffled: bool = Field(True, description="Also answer with the audio of other utterances.")
+    context: Literal["with", "without", "both"] = Field(
+        "with",
+        description="Ask with what rows say is known beforehand, without it, or both ways, which are then compared.",
+    )
+    hotwords: Count | None = Field(
+        None,
+        description="List so many names with each item: its own by the ner rows of the data, and those of others.",
+    )
+    hotwords_file: LoosePath | None = Field(
+        None, description="Words, one a line, that are given with each item."
+    )
+    drafter: LoosePath | None = Field(
+        None,
+        description="Where the recogniser lies now whose drafts the model was trained with, if not where it was.",
+    )
     limit: Count | None = Field(
         None, description="At most this many utterances per task, spread evenly."
     )
@@ -350,6 +317,12 @@ class EvalConfig(Decoding):
     seed: int = Field(0, ge=0, description="Decides the shuffle and the draws.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
+    @model_validator(mode="after")
+    def _one_list(self) -> Self:
+        if self.hotwords is not None and self.hotwords_file is not None:
+            raise ValueError("hotwords and hotwords_file are two lists for one place")
+        return self
+
 
 class CompareConfig(Section):
     """`thaitool compare`: whether reports differ by more than chance."""
@@ -367,19 +340,3 @@ class CompareConfig(Section):
         "both", description="What the draws take whole: source item, speaker, or both."
     )
     seed: int = Field(0, ge=0, description="Decides the draws.")
-
-
-class InferConfig(Decoding):
-    """`thaitool infer`: one JSON object a line for each recording."""
-
-    model: LoosePath = Field(description="Model directory.")
-    task: Task = Field("asr", description="What to ask.")
-    prompt: str | None = Field(None, description="Ask this instead of the task's own prompt.")
-    audio: list[LoosePath] = Field(description="Sound files.", min_length=1)
-    llm: LoosePath | None = Field(
-        None, description="Where the base LLM lies now, if not where it was."
-    )
-    llm_dtype: LlmDtype = Field("float32", description="Form of the LLM's weights in memory.")
-    batch_s: Positive = Field(60.0, description="Padded seconds of audio per batch.")
-    max_new_tokens: Count = Field(128, description="Length limit of an answer.")
-    device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -17,8 +17,10 @@ from thaitool.data.readers.common_voice import is_common_voice, read_common_voic
 from thaitool.data.readers.fairseq import is_fairseq, read_fairseq
 from thaitool.data.readers.gigaspeech2 import is_gigaspeech2, read_gigaspeech2
 from thaitool.data.readers.kaldi import WAV_SCP, read_kaldi
+from thaitool.data.readers.keyed import MULTITASK, QWEN_ASR, SLAM, WENET, keyed_form, read_keyed
 from thaitool.data.readers.lhotse import is_lhotse, read_lhotse
 from thaitool.data.readers.lines import opened, shown
+from thaitool.data.readers.messages import is_messages, read_messages
 from thaitool.data.readers.nemo import is_nemo, read_nemo
 from thaitool.data.readers.parquet import read_parquet
 from thaitool.data.readers.webdataset import is_tar, read_webdataset
@@ -39,10 +41,12 @@ NEMO, LHOTSE, WEBDATASET, PARQUET, COMMON_VOICE, GIGASPEECH2 = (
     "common_voice",
     "gigaspeech2",
 )
+MESSAGES = "messages"
 _CANDIDATES = (
     f"a directory of sound files or one of them ({', '.join(sorted(EXTENSIONS))}), a thaitool manifest (.arrow),"
     " Thai-SUP shards, a fairseq TSV, a Kaldi data directory or wav.scp, a NeMo manifest (.jsonl), lhotse cuts"
-    " (.jsonl, .jsonl.gz), WebDataset tars, a Common Voice or GigaSpeech 2 TSV, or parquet files with embedded sound"
+    " (.jsonl, .jsonl.gz), WebDataset tars, a Common Voice or GigaSpeech 2 TSV, parquet files with embedded sound, or"
+    " JSON lines of SLAM (source, target), wenet (wav, txt), Qwen3-ASR (audio, text) or chats (messages, audios)"
 )
 #: How sound files, parquet files and Arrow files begin.
 _SOUND_MARKS = (b"RIFF", b"RF64", b"BW64", b"RIFX", b"fLaC", b"OggS", b"ID3")
@@ -97,6 +101,12 @@ def _read(source: Path, kind: str | None, prefix: str) -> Iterator[Utterance | R
     if kind in by_path:
         for item in by_path[kind](source):
             yield item if isinstance(item, Rejected) else _prefixed(item, prefix)
+        return
+    if kind in {SLAM, MULTITASK, WENET, QWEN_ASR}:
+        yield from read_keyed(source, kind, prefix)
+        return
+    if kind == MESSAGES:
+        yield from read_messages(source, prefix)
         return
     if kind not in {WEBDATASET, PARQUET}:
         raise InputError(
@@ -198,6 +208,9 @@ def _recognise_text(source: Path, head: bytes) -> str:
             return NEMO
         if is_lhotse(row):
             return LHOTSE
+        form = MESSAGES if is_messages(row) else keyed_form(row)
+        if form is not None:
+            return form
     elif is_common_voice(lines):
         return COMMON_VOICE
     elif is_gigaspeech2(lines):
@@ -215,6 +228,14 @@ def _object(line: str, *, is_cut: bool) -> dict[str, object]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        marks = ("audio_filepath", "recording", "start", "duration", "type")
+        marks = (
+            "audio_filepath",
+            "recording",
+            "start",
+            "duration",
+            "type",
+            "messages",
+            "conversations",
+        )
         return {mark: None for mark in marks if f'"{mark}":' in line} if is_cut else {}
     return row if isinstance(row, dict) else {}

@@ -55,10 +55,14 @@ SCHEMA = pa.schema(
         ("licence", pa.string()),
         ("trainable", pa.bool_()),
         ("part", pa.int16()),
+        ("prompt", pa.string()),
+        ("context", pa.string()),
     ]
 )
 #: What decides the order and content of training; the digest covers these, not where the files happen to lie.
 DIGEST_COLUMNS = ("id", "duration_s", "start_s", "end_s", "text", "task", "label", "part")
+#: Columns that the first manifests lacked. Empty ones are no part of the digest, which stays what it was.
+YOUNGER_COLUMNS = ("prompt", "context")
 #: Rows that are turned from Python objects into Arrow columns at a time.
 BLOCK_ROWS = 100_000
 
@@ -122,7 +126,9 @@ class Manifest:
 
     def digest(self) -> str:
         """sha256 over everything that decides what is trained on and in what order."""
-        return digest(self.table.select(DIGEST_COLUMNS), self.rows)
+        filled = [n for n in YOUNGER_COLUMNS if self.table[n].null_count < self.table.num_rows]
+        younger = [n for n in filled if self.column(n).null_count < len(self)]
+        return digest(self.table.select([*DIGEST_COLUMNS, *younger]), self.rows)
 
     def select(self, keep: Sequence[bool] | NDArray[np.bool_]) -> Manifest:
         """The rows for which `keep`, shape (len(self),), is true."""
@@ -200,12 +206,24 @@ def open_manifest(path: Path) -> Manifest:
         raise InputError(
             f"{path} must be a thaitool manifest (Arrow), but is not: {error}."
         ) from error
+    if table.schema.equals(pa.schema([f for f in SCHEMA if f.name not in YOUNGER_COLUMNS])):
+        table = _with_empty_columns(table)
     if not table.schema.equals(SCHEMA):
         raise InputError(
             f"{path} must be a thaitool manifest with the columns {', '.join(SCHEMA.names)}, but has"
             f" {', '.join(table.schema.names)}. Scan the audio again to write a new one."
         )
     return Manifest(table)
+
+
+def _with_empty_columns(table: pa.Table) -> pa.Table:
+    """A manifest of an earlier version with the columns that it lacks, all null. They take the memory of one batch."""
+    sizes = [batch.num_rows for batch in table.to_batches()]
+    nulls = pa.nulls(max(sizes, default=0), pa.string())
+    column = pa.chunked_array([nulls.slice(0, size) for size in sizes], pa.string())
+    for name in YOUNGER_COLUMNS:
+        table = table.append_column(SCHEMA.field(name), column)
+    return table
 
 
 def describe_difference(old: Manifest, new: Manifest) -> str:
@@ -217,7 +235,7 @@ def describe_difference(old: Manifest, new: Manifest) -> str:
     order = np.argsort(old_ids)
     partner = order[np.searchsorted(old_ids[order], new_ids[kept])] if len(kept) else kept
     changes: dict[int, list[str]] = {}
-    for name in DIGEST_COLUMNS[1:]:
+    for name in (*DIGEST_COLUMNS[1:], *YOUNGER_COLUMNS):
         before, after = take(old.column(name), partner), take(new.column(name), kept)
         for k in np.flatnonzero(differing(before, after)).tolist():
             was, now = before[k].as_py(), after[k].as_py()

@@ -1,4 +1,4 @@
-"""The order of training: which utterances make batch k, a pure function of (durations, parts, seed, epoch).
+"""The order of training: which utterances make batch k, a pure function of (durations or tokens, parts, seed, epoch).
 
 Nothing here reads audio or keeps state: resuming a run needs one integer, the number of batches already taken, and the
 order is the same for every number of processes (process r of W takes batches r, r + W, ...).
@@ -6,6 +6,8 @@ order is the same for every number of processes (process r of W takes batches r,
 A batch holds utterances of like duration, so that little of it is padding. There are no fixed buckets: in each epoch
 every utterance draws a place a little above its own duration, and neighbours in that order make a batch. Who may meet
 whom is thus a window around each utterance, not a box with walls, which matters for sets of a few thousand.
+
+Where rows are packed (`models.packing`), unlike lengths cost nothing, and a mixed plan gives every batch the same mix.
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ SPREAD = 0.015
 REACH_BATCHES = 1
 #: Places that have a batch size of their own fill this many batches at least; fewer would be the same batches forever.
 FEW_BATCHES = 4
+#: A mixed batch has room for this many of its longest row; longer rows meet their like.
+FEW_ROWS = 8
 #: Utterances handled at a time, so that temporaries stay small beside the plan.
 _CHUNK = 1 << 20
-#: Streams of random bits: 0 places of utterances, 1 order of batches, 2 order among equal durations of a fraction.
-_PLACES, _TURNS, _TIES = range(3)
+#: Streams of random bits: 0 places of utterances, 1 order of batches, 2 order among equal durations of a fraction,
+#: 3 batches of utterances in a mixed plan.
+_PLACES, _TURNS, _TIES, _DEALS = range(4)
 
 
 @dataclass(frozen=True)
@@ -85,25 +90,28 @@ class Fraction:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Slots for utterances, longest first, cut into batches of at most `batch_s` padded seconds.
+    """Slots for utterances, longest first, cut into batches of at most so many padded seconds or tokens.
 
-    What is fixed: the slots, and how many slots make a batch in each stretch of them. What an epoch draws: the order
-    within each stretch, the order of the batches, and which utterances of a fractional part take its slots.
+    What is fixed: the slots, how many slots make a batch in each stretch of them, and the number of mixed batches. What
+    an epoch draws: the order within each stretch, the batch of each mixed slot, the order of the batches, and which
+    utterances of a fractional part take its slots.
     """
 
-    duration_s: NDArray[np.float32]
-    """Of every utterance, rounded up."""
+    cost: NDArray[np.float32]
+    """Of every utterance: seconds, rounded up, or tokens."""
     slots: NDArray[np.int32]
     """Utterance of each slot, longest first."""
     stretches: tuple[tuple[int, int, int], ...]
     """First slot, end, and slots per batch."""
     fractions: tuple[Fraction, ...]
     seed: int
+    mixed: int = 0
+    """Batches that share all slots after the last stretch."""
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches that one epoch has, whichever it is."""
-        return sum(-(-(end - first) // size) for first, end, size in self.stretches)
+        return self.mixed + sum(-(-(end - first) // size) for first, end, size in self.stretches)
 
     def epoch(self, epoch: int) -> EpochOrder:
         """All batches of an epoch. Seconds for millions of utterances; nothing of other epochs is computed."""
@@ -115,8 +123,12 @@ class BatchPlan:
         bits = _bits(self.seed, epoch, _PLACES)
         utterances = np.empty_like(slots)
         for first, end, size in self.stretches:
-            _shuffle(slots[first:end], self.duration_s, size, bits, utterances[first:end])
+            _shuffle(slots[first:end], self.cost, size, bits, utterances[first:end])
         edges = [np.arange(first, end, size, dtype=np.int32) for first, end, size in self.stretches]
+        if self.mixed:
+            rest = self.stretches[-1][1] if self.stretches else 0
+            dealt = _bits(self.seed, epoch, _DEALS)
+            edges.append(rest + _deal(slots[rest:], self.mixed, dealt, utterances[rest:]))
         starts = np.concatenate([*edges, np.array([len(slots)], np.int32)])
         return EpochOrder(
             utterances, starts, _permutation(self.seed, epoch, _TURNS, len(starts) - 1)
@@ -146,19 +158,93 @@ def make_plan(
     """
     if len(duration_s) == 0:
         raise InputError("A batch plan needs at least one utterance, but the manifest is empty.")
-    rounded = _rounded_up(duration_s)
-    items, fractions = _takes(rounded, part, repeat, seed)
+    return _planned(_rounded_up(duration_s), batch_s, seed, part, repeat, mixed=False)
+
+
+def make_token_plan(
+    tokens: NDArray[np.integer],
+    *,
+    batch_tokens: int,
+    seed: int,
+    part: NDArray[np.integer] | None = None,
+    repeat: Sequence[float] | None = None,
+    mixed: bool = False,
+) -> BatchPlan:
+    """Plans batches of at most `batch_tokens` tokens (a single longer row makes its own batch).
+
+    Args:
+        tokens: Of every row, audio and text together, shape (N,).
+        batch_tokens: Tokens of a batch, after padding; of a mixed batch the sum, as its rows are packed.
+        seed, part, repeat: As in `make_plan`.
+        mixed: Every batch holds the same mix of short and long rows: the rows, longest first, are cut into as many as
+            there are batches, and each batch gets one of each cut, drawn anew in each epoch. Rows of which fewer than
+            `FEW_ROWS` fit into a batch still meet their like.
+
+    Raises:
+        InputError: there is nothing to plan, or a count, part or repeat that cannot be planned with.
+    """
+    if len(tokens) == 0:
+        raise InputError("A batch plan needs at least one row, but there is none.")
+    if not 0 < int(tokens.min()) <= int(tokens.max()) < 1 << 24:
+        raise InputError(
+            f"Every row must have 1 to {(1 << 24) - 1:,} tokens, but they have {tokens.min()} to {tokens.max()}."
+        )
+    exact = tokens.astype(np.float32)
+    return _planned(exact, float(batch_tokens), seed, part, repeat, mixed=mixed)
+
+
+def _planned(
+    cost: NDArray[np.float32],
+    bound: float,
+    seed: int,
+    part: NDArray[np.integer] | None,
+    repeat: Sequence[float] | None,
+    *,
+    mixed: bool,
+) -> BatchPlan:
+    items, fractions = _takes(cost, part, repeat, seed)
     if len(items) >= 2**31:
         raise InputError(
             f"An epoch may take 2,147,483,647 utterances at most, but this one takes {len(items)}; lower `weights`."
         )
-    slot_of = _longest_first(rounded, items)
+    slot_of = _longest_first(cost, items)
     filled = tuple(
         Fraction(members, np.flatnonzero((slot_of >= first) & (slot_of < end)).astype(np.int32))
         for members, first, end in fractions
     )
     slots = items[slot_of]
-    return BatchPlan(rounded, slots, _stretches(rounded, slots, batch_s), filled, seed)
+    if not mixed:
+        return BatchPlan(cost, slots, _stretches(cost, slots, bound), filled, seed)
+    long = bisect.bisect_left(
+        range(len(slots)), x=True, key=lambda slot: float(cost[slots[slot]]) * FEW_ROWS <= bound
+    )
+    stretches = _stretches(cost, slots[:long], bound)
+    return BatchPlan(cost, slots, stretches, filled, seed, _fewest(cost[slots[long:]], bound))
+
+
+def _fewest(cost: NDArray[np.float32], bound: float) -> int:
+    """Mixed batches that slots, longest first, need so that none can cost more than the bound."""
+    # The costliest batch that can be dealt has the first slot of every cut.
+    return bisect.bisect_left(
+        range(len(cost)),
+        x=True,
+        lo=min(1, len(cost)),
+        key=lambda n: float(cost[::n].sum(dtype=np.float64)) <= bound,
+    )
+
+
+def _deal(
+    slots: NDArray[np.int32], batches: int, bits: np.random.PCG64, out: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Writes slots to `out` batch by batch, one of each cut to each batch; returns where batches start."""
+    batch_of = np.empty(len(slots), np.int32)
+    for first in range(0, len(slots), batches):
+        keys = bits.random_raw(batches) & np.uint64(0xFFFFFFFF << 32)
+        dealt = _sorted_low_halves(keys | np.arange(batches, dtype=np.uint64))
+        batch_of[first : first + batches] = dealt[: len(slots) - first]
+    np.take(slots, np.argsort(batch_of, kind="stable"), out=out)
+    ends = np.bincount(batch_of, minlength=batches).cumsum()
+    return np.concatenate([[0], ends[:-1]]).astype(np.int32)
 
 
 def _rounded_up(duration_s: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -178,15 +264,15 @@ def _rounded_up(duration_s: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _takes(
-    duration_s: NDArray[np.float32],
+    cost: NDArray[np.float32],
     part: NDArray[np.integer] | None,
     repeat: Sequence[float] | None,
     seed: int,
 ) -> tuple[NDArray[np.int32], list[tuple[NDArray[np.int32], int, int]]]:
     """Utterances of epoch 0, and for each fraction its members and where its utterances stand among them."""
     if repeat is None:
-        return np.arange(len(duration_s), dtype=np.int32), []
-    parts = np.zeros(len(duration_s), np.int16) if part is None else part
+        return np.arange(len(cost), dtype=np.int32), []
+    parts = np.zeros(len(cost), np.int16) if part is None else part
     if int(parts.min()) < 0 or int(parts.max()) >= len(repeat):
         raise InputError(
             f"Every part needs a repeat, but the parts go from {parts.min()} to {parts.max()} and there are"
@@ -205,37 +291,37 @@ def _takes(
         n = min(len(members), max(1, round(share * len(members)))) if share > 0 else 0
         if n:
             members = members[_permutation(seed, number, _TIES, len(members))]
-            members = members[_longest_first(duration_s, members)]
+            members = members[_longest_first(cost, members)]
             taken.append(Fraction(members, np.zeros(n, np.int32)).pick(0))
             fractions.append((members, total, total + n))
             total += n
     if total == 0:
         raise InputError(
             f"A batch plan needs at least one utterance, but the repeats {list(repeat)} take none of"
-            f" {len(duration_s)}."
+            f" {len(cost)}."
         )
     return np.concatenate(taken), fractions
 
 
-def _longest_first(duration_s: NDArray[np.float32], items: NDArray[np.int32]) -> NDArray[np.int32]:
+def _longest_first(cost: NDArray[np.float32], items: NDArray[np.int32]) -> NDArray[np.int32]:
     """Positions in `items`, that of the longest first; of equals, the first first."""
     # One integer per item, all different: any sorting algorithm gives the same order, on every machine. The bits of
     # positive floats sort as the floats do.
     keys = np.empty(len(items), np.uint64)
     for at in range(0, len(items), _CHUNK):
-        bits = duration_s[items[at : at + _CHUNK]].view(np.uint32)
+        bits = cost[items[at : at + _CHUNK]].view(np.uint32)
         high = (~bits).astype(np.uint64) << np.uint64(32)
         keys[at : at + _CHUNK] = high | np.arange(at, at + len(bits), dtype=np.uint64)
     return _sorted_low_halves(keys)
 
 
 def _stretches(
-    duration_s: NDArray[np.float32], slots: NDArray[np.int32], batch_s: float
+    cost: NDArray[np.float32], slots: NDArray[np.int32], batch_s: float
 ) -> tuple[tuple[int, int, int], ...]:
     """Cuts the slots where another utterance fits into a batch; only the last batch of all may be short."""
 
     def fits(slot: int) -> int:
-        return max(1, int(batch_s // float(duration_s[slots[slot]])))
+        return max(1, int(batch_s // float(cost[slots[slot]])))
 
     found: list[tuple[int, int, int]] = []
     first, n_slots = 0, len(slots)
@@ -252,24 +338,24 @@ def _stretches(
 
 def _shuffle(
     slots: NDArray[np.int32],
-    duration_s: NDArray[np.float32],
+    cost: NDArray[np.float32],
     size: int,
     bits: np.random.PCG64,
     out: NDArray[np.int32],
 ) -> None:
-    """Writes a stretch of slots to `out` in the order of their durations plus noise."""
+    """Writes a stretch of slots to `out` in the order of their costs plus noise."""
     n = len(slots)
     # Keys are whole numbers with the slot in the low bits: all different, see `_longest_first`. Noise at most doubles
-    # a duration that is at most `longest`, so the exponent of 2 * longest leaves no overflow.
+    # a cost that is at most `longest`, so the exponent of 2 * longest leaves no overflow.
     low = n.bit_length()
-    longest = float(duration_s[slots].max()) if n <= _CHUNK else float(duration_s[slots[0]])
+    longest = float(cost[slots].max()) if n <= _CHUNK else float(cost[slots[0]])
     scale = 2.0 ** (62 - low - int(np.frexp(2 * longest)[1]))
     keys = np.empty(n, np.int64)
     halo = REACH_BATCHES * size
     for at in range(0, n, _CHUNK):
         end = min(at + _CHUNK, n)
         before, after = max(at - halo, 0), min(end + halo, n)
-        around = duration_s[slots[before:after]].astype(np.float64)
+        around = cost[slots[before:after]].astype(np.float64)
         index = np.arange(at - before, end - before)
         higher = around[np.maximum(index - halo, 0)]
         lower = around[np.minimum(index + halo, len(around) - 1)]

@@ -165,10 +165,10 @@ def iterate_thai_sup(root: Path, *, split: str | None = None) -> Iterator[Uttera
 @contextmanager
 def parquet_errors_name(path: Path | str) -> Iterator[None]:
     """Turns errors of pyarrow into sentences that name the file."""
-    # pyarrow raises ArrowInvalid or OSError, and names the file in neither.
+    # pyarrow raises ArrowInvalid or OSError, and names the file in neither; damaged text is no UTF-8.
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split()).rstrip(".:")
         raise InputError(
             f"{path} must be a whole parquet file, but could not be read: {reason}. Fetch or make it again."
@@ -211,7 +211,9 @@ def _read_shard(shard: Path, provenance: dict[str, Provenance]) -> Iterator[Utte
         raise InputError(
             f"{shard} must have a value in every row of {', '.join(empty)}, but some are null."
         )
-    for index, row in enumerate(table.to_pylist()):
+    with parquet_errors_name(shard):
+        rows = table.to_pylist()
+    for index, row in enumerate(rows):
         known = provenance.get(row["data_id"])
         yield Utterance(
             id=row["data_id"],

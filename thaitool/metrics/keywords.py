@@ -73,6 +73,11 @@ def _pattern(keywords: Sequence[str]) -> re.Pattern[str]:
             "Keywords must be different and not empty (after thai-v1, without spaces), and there "
             f"must be at least one; {len(forms)} were given, with {len(set(forms) - {''})} forms."
         )
+    return keyword_pattern(forms)
+
+
+def keyword_pattern(forms: Sequence[str]) -> re.Pattern[str]:
+    """What finds words in a `compact` text from the left, the longest first; `forms` are compact, one at least."""
     longest_first = sorted(forms, key=lambda form: (-len(form), form))
     # A vowel or tone mark right after the last letter makes it the start of another syllable:
     # the name สม is not in สมาคม.

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thaitool.metrics.join import Pair
+from thaitool.errors import InputError
+from thaitool.metrics.join import Pair, same_length
+from thaitool.metrics.words import words
 from thaitool.records import Score
 from thaitool.text.normalize import compact
 
@@ -54,6 +56,41 @@ def collapse_monitors(pairs: Sequence[Pair]) -> tuple[Score, ...]:
         ),
         _beside("damaged_share", told.damaged, gold.damaged, N),
     )
+
+
+def distinct_ngrams(texts: Iterable[str], n: int) -> Score:
+    """`distinct_n`: different runs of n words / all of them, over all texts (arXiv:1510.03055, section 5).
+
+    Answers that rearrange a few phrases are all different, and still have few runs of words. Falls with the number of
+    texts, so compare it with the references' only.
+
+    Raises:
+        InputError: n is below 1.
+    """
+    if n < 1:
+        raise InputError(f"Runs of words must have 1 word at least, but n is {n}.")
+    runs: set[tuple[str, ...]] = set()
+    total = 0
+    for text in texts:
+        cut = words(text)
+        here = [tuple(cut[i : i + n]) for i in range(len(cut) - n + 1)]
+        runs.update(here)
+        total += len(here)
+    return Score(f"distinct_{n}", len(runs), total)
+
+
+def echoed_prompts(answers: Sequence[str], instructions: Sequence[str]) -> Score:
+    """`echo_share`: answers that hold their whole instruction, or are a long part (8 characters) of it.
+
+    Raises:
+        InputError: the lists differ in length.
+    """
+    same_length(answers=answers, instructions=instructions)
+    echoes = 0
+    for answer, instruction in zip(answers, instructions, strict=True):
+        told, asked = compact(answer), compact(instruction)
+        echoes += bool(asked) and (asked in told or (len(told) >= _NGRAM and told in asked))
+    return Score("echo_share", echoes, len(answers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from thaitool.errors import InputError
 from thaitool.metrics.answers import answer_sums
 from thaitool.metrics.chrf import chrf_pooled
 from thaitool.metrics.entities import count_entities, entity_sums
+from thaitool.metrics.hotwords import hotword_sums
 from thaitool.metrics.intents import (
     accuracy_sums,
     chance,
@@ -106,15 +107,21 @@ def score_tasks(
     closed_set: Sequence[str] = (),
     spoken: Mapping[str, str] | None = None,
     keywords: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    hotwords: Mapping[str, Sequence[str]] | None = None,
     cluster_by: ClusterBy = "both",
     seed: int = 0,
     draws: int = DRAWS,
     consume: bool = False,
 ) -> tuple[TaskScores, ...]:
-    """Scores of each task that has references, in the order of `records.TASKS`.
+    """Scores of each task that has references, in the order of `records.TASKS`, then of `kinds`.
 
     `closed_set`: all intent names, needed when there are `ic` references. `spoken`: transcript by
     utterance id, for the copy rate of `sr`. `keywords`: words whose hit rate `asr` reports.
+    `kinds`: of tasks that are not built in, the one whose metrics score them; `labels`: the closed
+    set of those that are scored as `ic`. `hotwords`: list by utterance id, as it was asked with; adds
+    `hotword_sums` to all tasks with text.
     `cluster_by`: what the intervals resample; variants of one source item are not independent, nor
     are utterances of one speaker. `consume`: empty the list of predictions once it is joined; their
     texts are in the result, and of a million the rest is 120 MB.
@@ -124,12 +131,13 @@ def score_tasks(
             reference at all, a cluster name is empty, `ic` has no closed set, or a reference label
             cannot be read.
     """
-    _check(references, closed_set, cluster_by)
+    kinds = {**{task: task for task in TASKS}, **(kinds or {})}
+    _check(references, {"ic": closed_set, **(labels or {})}, kinds, cluster_by)
     ordered = matched(references, predictions)
     if consume and isinstance(predictions, list):
         predictions.clear()
     results: list[TaskScores] = []
-    for task in TASKS:
+    for task, kind in kinds.items():
         refs = [reference for reference in references if reference.task == task]
         answers = [answer for answer in ordered if answer.task == task]
         if len(refs) == len(references):
@@ -140,17 +148,11 @@ def score_tasks(
         told = [answer.text for answer in answers]
         del answers
         groups = _clusters(refs, cluster_by)
-        if task == "asr":
-            parts, errors = _transcription([ref.text for ref in refs], told, keywords)
-        elif task == "ic":
-            parts, errors = _intents([ref.text for ref in refs], told, groups, closed_set)
-        elif task == "ner":
-            parts, errors = _entities([ref.text for ref in refs], told)
-        elif task == "qa":
-            parts, errors = _answering([ref.text for ref in refs], told)
-        else:
-            said = [(spoken or {}).get(ref.id) for ref in refs]
-            parts, errors = _rephrasing([ref.text for ref in refs], told, said)
+        names = closed_set if task == "ic" else (labels or {}).get(task, ())
+        parts, errors = _parts(kind, refs, told, groups, names, keywords, spoken or {})
+        if hotwords and kind != "ic":
+            lists = [hotwords.get(ref.id, ()) for ref in refs]
+            parts += hotword_sums([ref.text for ref in refs], told, lists)
         scores = _scores(parts, groups, draws, seed)
         columns = tuple(part for part in parts if isinstance(part, ItemSums))
         pooled = tuple(part for part in parts if isinstance(part, Pooled))
@@ -159,6 +161,28 @@ def score_tasks(
             TaskScores(task, len(refs), scores, monitors, items, columns, groups, pooled)
         )
     return tuple(results)
+
+
+def _parts(
+    kind: str,
+    references: Sequence[Reference],
+    told: Sequence[str],
+    groups: Sequence[Cluster],
+    names: Sequence[str],
+    keywords: Sequence[str],
+    spoken: Mapping[str, str],
+) -> tuple[list[Part], Errors]:
+    """The scores of one task by the metrics of a built-in one, headline first, and how wrong each answer is."""
+    gold = [reference.text for reference in references]
+    if kind == "asr":
+        return _transcription(gold, told, keywords)
+    if kind == "ic":
+        return _intents(gold, told, groups, names)
+    if kind == "ner":
+        return _entities(gold, told)
+    if kind == "qa":
+        return _answering(gold, told)
+    return _rephrasing(gold, told, [spoken.get(reference.id) for reference in references])
 
 
 def _scores(
@@ -211,13 +235,16 @@ def slice_scores(
 
 
 def _check(
-    references: Sequence[Reference], closed_set: Sequence[str], cluster_by: ClusterBy
+    references: Sequence[Reference],
+    names: Mapping[str, Sequence[str]],
+    kinds: Mapping[str, str],
+    cluster_by: ClusterBy,
 ) -> None:
     if not references:
         raise InputError("There is nothing to score: the list of references is empty.")
-    strange = sorted({ref.task for ref in references if ref.task not in TASKS})
+    strange = sorted({ref.task for ref in references if ref.task not in kinds})
     if strange:
-        raise InputError(f"References have tasks {strange[:5]}; the tasks are {', '.join(TASKS)}.")
+        raise InputError(f"References have tasks {strange[:5]}; the tasks are {', '.join(kinds)}.")
     for kind in ("source_id", "speaker"):
         if cluster_by not in {kind, "both"}:
             continue
@@ -227,7 +254,8 @@ def _check(
                 f"{len(nameless)} references have no {kind}, which the intervals resample: "
                 f"{', '.join(nameless[:5])}. Give each one, or its own id if it has none."
             )
-    if not closed_set and any(ref.task == "ic" for ref in references):
+    closed = {task for task, kind in kinds.items() if kind == "ic" and not names.get(task)}
+    if closed and any(ref.task in closed for ref in references):
         raise InputError(
             "Intent classification is scored within a closed set of intent names; none was given. "
             "Pass the names that the data set lists as closed_set."

@@ -14,15 +14,18 @@ from torch import Tensor
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ
 from thaitool.errors import InputError
-from thaitool.models import checkpoint, generate
+from thaitool.models import checkpoint
 from thaitool.models.decoding import new_search, transcribe
 from thaitool.models.device import choose_device
+from thaitool.models.generate import Decoder, answer
+from thaitool.models.quantised import quantised
 from thaitool.models.recogniser import is_recogniser, load_recogniser
+from thaitool.models.rows import can_pack
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from thaitool.config import EvalConfig, InferConfig
+    from thaitool.config import EvalConfig, InferConfig, ServeConfig
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Answerer:
     """Whether audio must have zero mean and unit variance, or its own level."""
     longest_s: float | None
     """Seconds of the longest clip that it can hear; None if there is no limit."""
+    device: str = "cpu"
+    decoder: Decoder | None = None
+    """Of a speech LLM."""
+    context_tokens: int | None = None
+    """Of audio, text and answer together that the LLM was made for; None if it does not say."""
 
     def too_long(self, duration_s: float) -> str | None:
         """The reason why a clip of this length cannot be answered about, as in the ledger; None if it can."""
@@ -57,7 +65,7 @@ def require_task(path: Path, tasks: Collection[str], prompt: str | None = None) 
     )
 
 
-def load_answerer(path: Path, config: EvalConfig | InferConfig) -> Answerer:
+def load_answerer(path: Path, config: EvalConfig | InferConfig | ServeConfig) -> Answerer:
     """The model of a directory, on the device and with the search of a configuration.
 
     Raises:
@@ -79,20 +87,33 @@ def load_answerer(path: Path, config: EvalConfig | InferConfig) -> Answerer:
             ],
             recogniser.encoder.normalises,
             _seconds(recogniser.encoder.longest_samples),
+            device,
         )
     if config.decoding is not None:
         raise InputError(
             f"decoding: {config.decoding} is for recognisers (`finetune --head`), but {path} is none; leave it out."
         )
-    dtype = getattr(torch, config.llm_dtype)
+    is_quantised = config.llm_dtype == "int8"
+    if is_quantised and device != "cpu":
+        raise InputError(
+            f"llm_dtype int8 is for the CPU, but the device is {device}; use bfloat16, or --device cpu."
+        )
+    dtype = torch.float32 if is_quantised else getattr(torch, config.llm_dtype)
     model, processor = checkpoint.load_speech_lm(path, llm=config.llm, dtype=dtype)
     model.to(device)
+    if is_quantised:
+        # Before: rounding to 8 bits turns the last bits, by which two ways differ, into larger differences.
+        can_pack(model.language_model)
+        model.language_model = quantised(model.language_model)
     return Answerer(
-        lambda audio, lengths, instructions: generate.answer(
+        lambda audio, lengths, instructions: answer(
             model, processor, audio, lengths, instructions, max_new_tokens=config.max_new_tokens
         ),
         model.audio_tower.normalises,
         _seconds(model.audio_tower.longest_samples),
+        device,
+        Decoder(model, processor),
+        getattr(model.config.text_config, "max_position_embeddings", None),
     )
 
 

@@ -13,7 +13,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -35,8 +34,11 @@ from thaitool.models.speech_lm import (
     ThaiSpeechForConditionalGeneration,
     require_plain_head,
 )
+from thaitool.models.whole import is_whole, load_whole
+from thaitool.text.tasks import TaskSpec, require_tasks, write_tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -68,59 +70,8 @@ def weights_sha256(path: Path) -> str:
     return sha.hexdigest()
 
 
-def load_embedding_table(llm: Path) -> Tensor:
-    """The LLM's token table as its layers see it, shape (V, D), read from its shard alone; the LLM is never loaded.
-
-    Raises:
-        InputError: no transformers LLM, no safetensors, or no token table in them.
-    """
-    read_model_type(llm)
-    name, scale = _token_table(llm)
-    leaf = name.rpartition(".")[0].rpartition(".")[2] + ".weight"
-    for file in _shards(llm, leaf):
-        with damage_is_explained(file), safe_open(file, framework="pt") as shard:
-            held = list(shard.keys())
-            # A base model saved on its own has the names without their first part.
-            found = [n for n in held if n == name] or [n for n in held if n.endswith(leaf)]
-            if found:
-                table: Tensor = shard.get_tensor(found[0]).float()
-                return table if scale == 1 else table.mul_(scale)
-    raise InputError(
-        f"{llm} must hold an LLM as safetensors with a token table ({name}), but none was found. If its weights are in"
-        " another form, load it with transformers and save it again with save_pretrained."
-    )
-
-
-def _token_table(llm: Path) -> tuple[str, float]:
-    """Name of the token table's weight, and the factor by which some models (Gemma) scale what they look up."""
-    with torch.device("meta"):
-        config = _causal_lm(llm, AutoConfig.from_pretrained, llm)
-        model = _causal_lm(llm, AutoModelForCausalLM.from_config, config)
-    table = model.get_input_embeddings()
-    name = next(n for n, module in model.named_modules() if module is table)
-    return f"{name}.weight", float(getattr(table, "scalar_embed_scale", 1.0))
-
-
-def _shards(llm: Path, leaf: str) -> list[Path]:
-    """The files that may hold a weight of that last name: of a sharded model, those its index names."""
-    index = llm / "model.safetensors.index.json"
-    if not index.is_file():
-        return sorted(llm.glob("*.safetensors"))
-    try:
-        places = json.loads(index.read_text("utf-8"))["weight_map"]
-        names = sorted({file for name, file in places.items() if name.endswith(leaf)})
-    except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{index} is damaged: {error!r}. Copy or download the LLM again."
-        ) from error
-    if missing := [n for n in names if not (llm / n).is_file()]:
-        raise InputError(
-            f"{llm} must hold all shards that its index names, but lacks {missing[0]}. Copy or download it again."
-        )
-    return [llm / name for name in names]
-
-
-def _causal_lm(llm: Path, make: Any, *arguments: Any, **named: Any) -> Any:
+def causal_lm(llm: Path, make: Any, *arguments: Any, **named: Any) -> Any:
+    """What `make` of transformers gives; its complaint about a directory that holds no causal LLM as a sentence."""
     try:
         return make(*arguments, **named)
     except (ValueError, KeyError, OSError) as error:
@@ -177,7 +128,7 @@ def new_speech_lm_config(
     Raises:
         InputError: no causal LLM, or one of a kind that the loss would not be right for.
     """
-    text_config = _causal_lm(llm, AutoConfig.from_pretrained, llm)
+    text_config = causal_lm(llm, AutoConfig.from_pretrained, llm)
     require_plain_head(text_config, llm)
     return ThaiSpeechConfig(
         # A copy: nesting a configuration makes transformers forget how its model computes attention, and a live
@@ -231,40 +182,56 @@ def save_checkpoint(
     llm: Path,
     llm_sha256: str,
     language_model: Any = None,
+    tasks: Mapping[str, TaskSpec] | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Writes the trained parts and the reference to the LLM; `language_model` only for its PEFT adapter."""
+    """Writes the trained parts and the reference to the LLM; `language_model` only for its PEFT adapter.
+
+    Without `tasks` the model has the built-in ones. `weights` are whole, by their names in the speech LLM, where those
+    of the modules are shards.
+    """
     config.save_pretrained(path)
     processor.save_pretrained(path)
-    tensors = {f"{TOWER}{k}": v for k, v in audio_tower.model.state_dict().items()}
-    if audio_tower.mix is not None:
-        tensors[MIX] = audio_tower.mix
-    tensors |= {f"{PROJECTOR}{k}": v for k, v in projector.state_dict().items()}
+    heard = audio_tower.state_dict() if weights is None else _part(weights, TOWER)
+    tensors = {f"{TOWER}{k.removeprefix('model.')}": v for k, v in heard.items() if k != "mix"}
+    if "mix" in heard:
+        tensors[MIX] = heard["mix"]
+    projected = projector.state_dict() if weights is None else _part(weights, PROJECTOR)
+    tensors |= {f"{PROJECTOR}{k}": v for k, v in projected.items()}
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path / FRONT_END)
     if hasattr(language_model, "peft_config"):
-        language_model.save_pretrained(path / ADAPTER)
+        adapter = None if weights is None else _part(weights, "language_model.")
+        language_model.save_pretrained(path / ADAPTER, state_dict=adapter)
     source = hub_source(llm)
-    base = {
+    base: dict[str, Any] = {
         "llm": str(llm.resolve()),
         "hub": None if source is None else {"id": source[0], "revision": source[1]},
         "sha256": llm_sha256,
         "processor": processor.identity(),
     }
+    if tasks is not None:
+        base["tasks"] = write_tasks(path, tasks)
     (path / BASE).write_text(json.dumps(base, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def read_base(path: Path) -> dict[str, Any]:
-    """Which LLM (`llm`, `hub`, `sha256`) and which `processor` a checkpoint was trained with.
+    """Which LLM (`llm`, `hub`, `sha256`), `processor` and `tasks` (hash or None) a checkpoint was trained with.
 
     Raises:
         InputError: `path` is no thaitool checkpoint.
     """
+    if is_whole(path):
+        raise InputError(
+            f"{path} is a whole model, whose adapter is part of its LLM; name the checkpoint that it was made of."
+        )
     if not (path / BASE).is_file() or not (path / FRONT_END).is_file():
         raise InputError(
             f"{path} must be a model made by `thaitool align` or `finetune` ({FRONT_END} and {BASE}), but is not."
         )
     try:
         base = json.loads((path / BASE).read_text("utf-8"))
-        return {name: base[name] for name in ("llm", "hub", "sha256", "processor")}
+        found = {name: base[name] for name in ("llm", "hub", "sha256", "processor")}
+        return found | {"tasks": base.get("tasks")}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path / BASE} is damaged: {error!r}. Copy or make the checkpoint again."
@@ -318,6 +285,7 @@ def load_front_end(
             f"The processor of {path} differs from the one it was trained with, so it would hear or be asked something"
             f" else:{listing}\nRestore its files, or train again with this version."
         )
+    require_tasks(path, base["tasks"])
     return config, tower, _part(tensors, PROJECTOR), processor
 
 
@@ -327,13 +295,17 @@ def load_speech_lm(
     """The whole model with its LLM (and adapter, if it has one), in evaluation mode.
 
     Args:
-        path: A checkpoint.
+        path: A checkpoint, or a whole model.
         llm: Where the base LLM lies now, directory or hub id; default is where it lay in training.
         dtype: Of the LLM's weights; encoder and projector are always float32.
 
     Raises:
         InputError: no checkpoint, no LLM, or another LLM (or processor) than the checkpoint was trained with.
     """
+    if is_whole(path):
+        if llm is not None:
+            raise InputError(f"{path} is a whole model with its LLM inside; leave out llm.")
+        return load_whole(path, dtype=dtype)
     base = read_base(path)
     llm_path = locate_base(path, llm)
     config, tower, projector, processor = load_front_end(path)
@@ -365,13 +337,8 @@ def load_llm(llm: Path, *, dtype: torch.dtype = torch.float32) -> Any:
         InputError: there is none that transformers can load, or weights are missing, which would start at random.
     """
     with damage_is_explained(llm):
-        model, report = _causal_lm(
-            llm,
-            AutoModelForCausalLM.from_pretrained,
-            *(llm,),
-            dtype=dtype,
-            output_loading_info=True,
-        )
+        make = AutoModelForCausalLM.from_pretrained
+        model, report = causal_lm(llm, make, llm, dtype=dtype, output_loading_info=True)
     if report["missing_keys"]:
         raise InputError(
             f"{llm} must hold all weights of its LLM, but lacks {len(report['missing_keys'])}, e.g."

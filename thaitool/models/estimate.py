@@ -177,14 +177,14 @@ def describe(
         ("disk", f"{e.disk_bytes / gib:.2f} GiB of checkpoints"),
         (
             "time",
-            f"about {_span(e.device_hours)} of {device}{of_all}: {e.flop_per_audio_s / 1e9:,.1f} GFLOP per second of"
+            f"about {span(e.device_hours)} of {device}{of_all}: {e.flop_per_audio_s / 1e9:,.1f} GFLOP per second of"
             f" audio, at {ASSUMED_UTILISATION:.0%} of the {e.matmul_flop_per_s / 1e12:,.2f} TFLOP/s of a matrix"
             " product here",
         ),
     )
 
 
-def _span(hours: float) -> str:
+def span(hours: float) -> str:
     if hours >= 1:
         return f"{hours:,.1f} hours"
     return f"{60 * hours:.0f} minutes" if hours * 60 >= 2 else f"{3600 * hours:.0f} seconds"

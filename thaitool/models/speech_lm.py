@@ -26,8 +26,15 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from thaitool.errors import InputError
+from thaitool.models.answer_loss import answer_loss
 from thaitool.models.encoders.interface import SpeechEncoder, new_speech_encoder
 from thaitool.models.hearing import Hearing
+from thaitool.models.packing import (
+    encode_by_length,
+    packed_states,
+    packing_of,
+    require_isolation,
+)
 from thaitool.models.processor import IGNORED, ThaiSpeechProcessor
 from thaitool.models.projector import Form, Projector, ProjectorSettings
 
@@ -128,6 +135,8 @@ class ThaiSpeechForConditionalGeneration(Hearing, PreTrainedModel, GenerationMix
         )
         if audio_tower is None and language_model is None:
             self.post_init()
+        self._isolating: set[str] = set()
+        """Attention implementations in which packed rows were seen not to hear each other."""
         self.generation_config = _generation_config(
             self.language_model.generation_config, config.audio_token_id
         )
@@ -198,6 +207,7 @@ class ThaiSpeechForConditionalGeneration(Hearing, PreTrainedModel, GenerationMix
         inputs_embeds: Tensor | None = None,
         num_items_in_batch: int | None = None,
         audio_frames: tuple[Tensor, Tensor] | None = None,
+        packed: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """One pass.
@@ -207,10 +217,19 @@ class ThaiSpeechForConditionalGeneration(Hearing, PreTrainedModel, GenerationMix
             attention_mask: Shape (B, J).
             input_values, input_lengths: Audio (B, N) and its true lengths (B,) in samples; first generation step only.
             labels: Shape (B, J), -100 where unsupervised. With labels, logits are computed for supervised positions
-                only (a 151k vocabulary in fp32 decides the batch size otherwise), and `logits` is None.
+                only, some at a time (a 151k vocabulary in fp32 decides the batch size otherwise), `logits` is None, and
+                what is returned is an `AnswerLoss`.
             num_items_in_batch: Divides the summed loss; default is the number of supervised tokens given.
             audio_frames: What `encode` would give, (B, I, D) and (B,), instead of the audio.
+            packed: With labels only: compute the same loss without the padding of the rows, and encode clips of like
+                length together. See `models.packing`.
+
+        Raises:
+            InputError: nothing is supervised, or this LLM cannot be trained on packed rows.
         """
+        if packed and audio_frames is None and input_values is not None:
+            assert input_lengths is not None  # noqa: S101 (they come together; narrows the type)
+            audio_frames = encode_by_length(self.encode, input_values, input_lengths)
         if inputs_embeds is None:
             if input_ids is None:
                 raise InputError("The model needs input_ids or inputs_embeds, but got neither.")
@@ -220,21 +239,41 @@ class ThaiSpeechForConditionalGeneration(Hearing, PreTrainedModel, GenerationMix
                 inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
             )
             return out
-        peft = hasattr(self.language_model, "get_base_model")
-        causal = self.language_model.get_base_model() if peft else self.language_model
-        hidden = causal.get_decoder()(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            **{**kwargs, "use_cache": False},
-        )
-        supervised = labels[:, 1:] != IGNORED
+        supervised = functional.pad(labels[:, 1:] != IGNORED, (0, 1))
         if not bool(supervised.any()):
             raise InputError(
                 "A training batch must supervise at least one token, but its labels are all ignored."
             )
-        logits = causal.get_output_embeddings()(hidden.last_hidden_state[:, :-1][supervised])
-        loss = functional.cross_entropy(logits.float(), labels[:, 1:][supervised], reduction="sum")
-        return CausalLMOutputWithPast(loss=loss / (num_items_in_batch or int(supervised.sum())))
+        peft = hasattr(self.language_model, "get_base_model")
+        causal = self.language_model.get_base_model() if peft else self.language_model
+        states = self._states(
+            causal.get_decoder(), inputs_embeds, attention_mask, supervised, packed=packed, **kwargs
+        )
+        return answer_loss(states, labels, supervised, causal, num_items_in_batch)
+
+    def _states(
+        self,
+        decoder: Any,
+        embeds: Tensor,
+        mask: Tensor | None,
+        supervised: Tensor,
+        *,
+        packed: bool,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Last hidden states before supervised tokens, row after row."""
+        if not packed:
+            out = decoder(
+                inputs_embeds=embeds, attention_mask=mask, **{**kwargs, "use_cache": False}
+            )
+            return out.last_hidden_state[supervised]  # type: ignore[no-any-return]
+        attention = str(decoder.config._attn_implementation)  # noqa: SLF001 (has no other name)
+        if attention not in self._isolating:
+            require_isolation(decoder, embeds.device)
+            self._isolating.add(attention)
+        mask = torch.ones_like(supervised, dtype=torch.long) if mask is None else mask
+        packing = packing_of(decoder, mask)
+        return packed_states(decoder, embeds, mask, supervised, packing=packing, **kwargs)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Audio enters the first step only; later steps have it in the cache."""

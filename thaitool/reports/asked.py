@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING
 
 from thaitool.data.manifest import Manifest, open_manifest, require_unique_ids
 from thaitool.data.scan import scan
-from thaitool.reports.items import intent_names, read_keywords, references, select, tasks_asked
+from thaitool.records import TASKS
+from thaitool.reports.items import label_names, read_keywords, references, select, tasks_asked
 from thaitool.reports.scoring import TestSet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from thaitool.config import EvalConfig
     from thaitool.records import Rejected
+    from thaitool.text.tasks import TaskSpec
 
 
-def open_test_set(config: EvalConfig) -> tuple[TestSet, list[Rejected]]:
+def open_test_set(
+    config: EvalConfig, known: Mapping[str, TaskSpec]
+) -> tuple[TestSet, list[Rejected]]:
     """The items of `config.data` that are asked, and the recordings that cannot be used.
+
+    Args:
+        config: Names the data and the task.
+        known: All tasks by name.
 
     Raises:
         InputError: the data lacks a task, an id is there twice, or an item has nothing to be scored against.
@@ -30,8 +40,21 @@ def open_test_set(config: EvalConfig) -> tuple[TestSet, list[Rejected]]:
     items = select(everything, tasks, split=config.split, limit=config.limit, where=config.data)
     name = f"split {config.split} of {config.data}"
     keywords = read_keywords(config.keywords) if config.keywords else ()
+    others = [known[task] for task in tasks if task not in TASKS]
+    spoken = [task for task in tasks if known[task].metric == "asr"]
     found = TestSet(
-        items, references(items), intent_names(everything), name, keywords, config.cluster_by
+        items,
+        references(items, spoken),
+        label_names(everything),
+        name,
+        keywords,
+        config.cluster_by,
+        kinds={spec.name: spec.metric for spec in others},
+        labels={
+            spec.name: spec.labels or label_names(everything, spec.name)
+            for spec in others
+            if spec.metric == "ic"
+        },
     )
     return afresh(config, found), set_aside
 

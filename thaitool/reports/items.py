@@ -17,7 +17,7 @@ from thaitool.records import PUBLISHED_TASKS, Reference
 from thaitool.reports.report import Confusion, Slice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ _BLOCK_ROWS = 1 << 16
 #: What an item that lacks the field is listed under.
 NOTHING = "(none)"
 #: Fields that differ for every item, or say where bytes lie.
-_NO_SLICE = {"id", "path", "row", "offset", "n_bytes", "start_s", "end_s", "text"}
+_NO_SLICE = {"id", "path", "row", "offset", "n_bytes", "start_s", "end_s", "text", "context"}
 
 
 def slice_fields() -> list[str]:
@@ -65,9 +65,9 @@ def _equal(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
     return np.asarray(pc.equal(column, value).to_numpy(), dtype=bool)
 
 
-def intent_names(manifest: Manifest) -> tuple[str, ...]:
-    """Every intent label, of all splits: a label that the test lacks may still be answered."""
-    labels = manifest.column("label").filter(pa.array(rows_of_task(manifest, "ic")))
+def label_names(manifest: Manifest, task: str = "ic") -> tuple[str, ...]:
+    """Every label of a task, of all splits: one that the test lacks may still be answered."""
+    labels = manifest.column("label").filter(pa.array(rows_of_task(manifest, task)))
     return tuple(sorted(name for name in pc.unique(labels).to_pylist() if name is not None))
 
 
@@ -95,8 +95,8 @@ def select(
     return Manifest(manifest.table, rows if manifest.rows is None else manifest.rows[rows])
 
 
-def references(manifest: Manifest) -> list[Reference]:
-    """What is right for each row: its label; for a transcription without one, its text.
+def references(manifest: Manifest, spoken: Collection[str] = ("asr",)) -> list[Reference]:
+    """What is right for each row: its label; for one of the tasks `spoken` without one, its text.
 
     Raises:
         InputError: a row has neither.
@@ -108,7 +108,7 @@ def references(manifest: Manifest) -> list[Reference]:
         names = ("id", "task", "label", "text", "source_id", "speaker")
         columns = [_texts(block.column(name)) for name in names]
         for item, task, label, text, source, speaker in zip(*columns, strict=True):
-            right = text if label is None and task in {None, "asr"} else label
+            right = text if label is None and (task or "asr") in spoken else label
             if item is None or right is None:
                 raise InputError(
                     f"Row {item!r} must have a label to be scored against (or a text, for a transcription), but has"

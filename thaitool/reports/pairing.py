@@ -9,7 +9,7 @@ from thaitool.errors import InputError
 from thaitool.metrics.compare import ALPHA
 from thaitool.metrics.paired import compare_tasks
 from thaitool.reports.report import MARKS, percent
-from thaitool.reports.stored import StoredReport, rescore
+from thaitool.reports.stored import StoredReport, own_tasks, rescore
 from thaitool.reports.view import (
     Difference,
     PairedExample,
@@ -57,7 +57,14 @@ def pair_view(
     marks, mark_notes = _shared_marks(a, b)
     scored = [
         rescore(
-            r, common, draws=draws, seed=seed, cluster_by=cluster_by, intents=intents, marks=marks
+            r,
+            common,
+            draws=draws,
+            seed=seed,
+            cluster_by=cluster_by,
+            intents=intents,
+            marks=marks,
+            own=own_tasks(a.report, b.report),
         )
         for r in (a, b)
     ]

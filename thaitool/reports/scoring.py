@@ -6,7 +6,7 @@ Runs no model and opens no audio; the arithmetic is `thaitool.metrics`'.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +56,12 @@ class TestSet:
     """Words whose hit rate transcriptions are scored by."""
     cluster_by: ClusterBy = "both"
     """What the intervals resample."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Of tasks that are not built in, the one whose metrics score them."""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The closed sets of those that are scored as `ic`."""
+    hotwords: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The list that each item was asked with, by id."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,9 @@ def score_answers(
         closed_set=test.closed_set,
         spoken=spoken_texts(test, scored),
         keywords=test.keywords,
+        kinds=test.kinds,
+        labels=test.labels,
+        hotwords=test.hotwords,
         cluster_by=test.cluster_by,
         seed=seed,
         draws=draws,

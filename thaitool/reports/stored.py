@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +15,12 @@ from thaitool.reports.json_form import read_report
 from thaitool.reports.per_item import PER_ITEM, Items, read_items
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from thaitool.metrics.tasks import ClusterBy, TaskScores
     from thaitool.records import Prediction, Reference
     from thaitool.reports.report import Report
+
+#: Under `settings` of a report: its tasks that are not built in.
+SCORED_AS = "scored as"
 
 
 @dataclass(frozen=True)
@@ -73,22 +76,47 @@ def rescore(
     cluster_by: ClusterBy,
     intents: tuple[str, ...] = (),
     marks: Mapping[str, set[tuple[str, str]]] | None = None,
+    own: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
 ) -> tuple[TaskScores, ...]:
     """The scores of the items in `keys`, made again from the stored texts by this version's metrics.
 
     What a judge or an embedder gave cannot be made again: of the scores named in `marks`, what was
-    stored for the items given there is added as it is.
+    stored for the items given there is added as it is. `own` is as `own_tasks` gives it, of
+    this report or of both that are compared.
     """
+    own = own_tasks(stored.report) if own is None else own
     tasks = score_tasks(
         [r for r in stored.references if (r.id, r.task) in keys],
         [p for p in stored.predictions if (p.id, p.task) in keys],
         closed_set=intents or stored.report.intents,
         spoken=stored.items.spoken,
+        kinds={task: kind for task, (kind, _) in own.items()},
+        labels={task: names for task, (_, names) in own.items()},
         cluster_by=cluster_by,
         draws=draws,
         seed=seed,
     )
     return tuple(_with_marks(stored, task, marks or {}) for task in tasks)
+
+
+def own_tasks(*reports: Report) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """How tasks that are not built in are scored: like which one, and within which closed set."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for report in reports:
+        table = report.settings.get(SCORED_AS)
+        for task, text in table.items() if isinstance(table, Mapping) else ():
+            kind, _, names = str(text).partition(" ")
+            known = found.get(task, (kind, ()))[1]
+            found[task] = kind, tuple(sorted({*known, *json.loads(names or "[]")}))
+    return found
+
+
+def scored_as(kinds: Mapping[str, str], labels: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """What `own_tasks` reads, for `Report.settings[SCORED_AS]`."""
+    return {
+        task: f"{kind} {json.dumps(labels[task], ensure_ascii=False)}" if task in labels else kind
+        for task, kind in kinds.items()
+    }
 
 
 def _with_marks(

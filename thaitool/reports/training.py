@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from thaitool.reports.report import Report, Table
+from thaitool.reports.report import Example, Report, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: First in a report; everything else follows by name.
-_FIRST = ("loss", "contrastive_nats", "eval_contrastive_nats", "accuracy", "eval_accuracy")
+_FIRST = (
+    *("loss", "contrastive_nats", "eval_contrastive_nats", "accuracy", "eval_accuracy"),
+    *("eval_answer_nats", "eval_error"),
+)
 _NO_CURVES = frozenset({"update", "train_s"})
 #: More points than pixels only make the file large.
 _MOST_POINTS = 1000
@@ -27,6 +30,7 @@ def training_report(
     accounting: Table,
     versions: Mapping[str, str],
     notes: Iterable[str] = (),
+    examples: Iterable[Example] = (),
 ) -> Report:
     """The report of a run from the lines of its `metrics.jsonl`.
 
@@ -37,6 +41,7 @@ def training_report(
         seed: Of the run.
         settings, accounting, versions: Tables that are shown as they are.
         notes: Findings of monitors, rollbacks, failures.
+        examples: What the model says to held-out rows.
     """
     return Report(
         title=f"thaitool {stage}",
@@ -48,6 +53,7 @@ def training_report(
         accounting=accounting,
         curves=curves(rows),
         notes=tuple(notes),
+        examples=tuple(examples),
     )
 
 

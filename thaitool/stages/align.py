@@ -6,6 +6,7 @@ chosen by what held-out speech finds or says, never by the loss, because a colla
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ from thaitool.data.plan import make_plan
 from thaitool.data.scan import scan
 from thaitool.data.window import within_window
 from thaitool.errors import InputError
-from thaitool.files import write_json, writing_directory
+from thaitool.files import disk_full_is_explained, write_json, writing_directory
 from thaitool.models.align_judge import alarms, verdict
+from thaitool.models.align_shown import FOLDER, Shown, write_shown
 from thaitool.models.checkpoint import (
-    load_embedding_table,
     load_llm,
     load_tokenizer,
     new_processor,
@@ -33,7 +34,10 @@ from thaitool.models.features import STORED
 from thaitool.models.hub import locate
 from thaitool.models.projector import Projector, ProjectorSettings
 from thaitool.models.speech_lm import ThaiSpeechForConditionalGeneration
+from thaitool.models.token_table import load_embedding_table
 from thaitool.records import Progress, Rejected, silent
+from thaitool.reports.align.build import build_align_report
+from thaitool.reports.align.form import write_align_report
 from thaitool.training.align import (
     AsrObjective,
     FrontEnd,
@@ -42,6 +46,7 @@ from thaitool.training.align import (
     trained_layers,
 )
 from thaitool.training.align_evaluate import evaluate, hold_out
+from thaitool.training.align_shown import hear_shown, read_word_times
 from thaitool.training.alignable import Alignable, alignable
 from thaitool.training.loop import Task, TrainingResult, make_accelerator, train
 from thaitool.training.ranks import gathered
@@ -126,7 +131,7 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
         "align",
         manifest=fit.manifest,
         inputs=inputs,
-        paths=("out", "data", "encoder", "llm", "feature_cache"),
+        paths=("out", "data", "encoder", "llm", "feature_cache", "word_times"),
         rejected=rejected,
     )
     if config.method == "none":
@@ -134,6 +139,9 @@ def run(config: AlignConfig, progress: Progress = silent) -> AlignResult:
             _write_untrained(model, out)
         return AlignResult(config.out, None, "method none: the projector is untrained")
     training = _train(model, fit, dev_fit, config, out, accelerator, progress)
+    # A report that is there may be one of `thaitool report`, which has more.
+    if accelerator.is_main_process and not (out.path / "report.html").exists():
+        _report(out)
     told = training.metrics
     return AlignResult(config.out, training, verdict(told), tuple(training.notes))
 
@@ -213,10 +221,17 @@ def _train(
         groups[0]["params"].append(objective.ctc.blank)
     frames = model.front_end.output_lengths
     held = hold_out(dev_fit.manifest, fit.manifest, config, frames)
+    words = {} if config.word_times is None else read_word_times(config.word_times)
 
     def judge() -> dict[str, float]:
-        probed = _probe_is_due(objective.update, config)
+        # A run that was resumed to be judged again has made no update yet.
+        update = max(objective.update, out.last_update)
+        probed = _probe_is_due(update, config)
         found = evaluate(objective, held, config, out.quarantine, probed=probed)
+        if update == config.train.updates and accelerator.is_main_process:
+            write_shown(
+                out.path / FOLDER, Shown(update, *hear_shown(objective, held, config, words))
+            )
         # Of the first process for all: rounding must not make them choose different checkpoints.
         return gathered(accelerator, found)[0]
 
@@ -261,6 +276,13 @@ def _probe_is_due(update: int, config: AlignConfig) -> bool:
         return True
     number = -(-update // config.train.eval_every)
     return config.probe_every > 0 and number % config.probe_every == 0
+
+
+def _report(out: RunDir) -> None:
+    """`report.html` of the run; `thaitool report` adds a map of the vectors, which takes time, and other runs."""
+    created = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
+    with disk_full_is_explained(out.path):
+        write_align_report(build_align_report([out.path], created=created, mapped=False), out.path)
 
 
 def _write_untrained(model: _Model, out: RunDir) -> None:

@@ -1,39 +1,27 @@
 """Answers of a model, or a file of answers, to scores with intervals and a report (arXiv:2509.14804, section 4).
 
-Answering and scoring are separate: each answer is in `predictions.jsonl` as soon as it is made, a run that was stopped
-goes on there, and scoring again needs no model. Trains nothing.
+Answering and scoring are separate: scoring again needs no model. Trains nothing.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from thaitool.config import Decoding, EvalConfig
 from thaitool.errors import ConfigError, InputError
 from thaitool.files import disk_full_is_explained
 from thaitool.metrics.endpoint import Endpoint, check_endpoint
-from thaitool.records import Prediction, Progress, Rejected, Utterance, silent
+from thaitool.records import TASKS, Progress, Rejected, silent
 from thaitool.reports import embedded
 from thaitool.reports.asked import afresh, open_test_set
 from thaitool.reports.claim import claim, file_sha256
 from thaitool.reports.judged import Judged, judge_tasks, require_coverage
 from thaitool.reports.leaks import leakage
 from thaitool.reports.players import shown_examples
-from thaitool.reports.predictions import (
-    Answers,
-    Failure,
-    append,
-    named_files,
-    read_answers,
-    read_predictions,
-    reopen,
-)
+from thaitool.reports.predictions import Answers, named_files, read_answers, read_predictions
 from thaitool.reports.report import Report
 from thaitool.reports.scoring import (
     Scored,
@@ -48,25 +36,30 @@ from thaitool.reports.scoring import (
     spoken_texts,
 )
 from thaitool.reports.sources import score_sources
+from thaitool.reports.stored import SCORED_AS, scored_as
 from thaitool.reports.write import write_report
+from thaitool.stages.answering import (
+    NO_CONTEXT,
+    answer_all,
+    item_contexts,
+    listed_words,
+    shuffle_audio,
+)
 from thaitool.text.normalize import NORMALIZER, normalizer_sha256
-from thaitool.text.prompts import task_prompt
-from thaitool.training.interrupt import noting_signals, stop_if_asked
+from thaitool.text.tasks import BUILT_IN, load_tasks, tasks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from thaitool.data.manifest import Manifest
     from thaitool.metrics.embeddings import Embed
     from thaitool.metrics.tasks import TaskScores
-    from thaitool.models.answerer import Answerer
     from thaitool.reports.report import Instrument
+    from thaitool.text.tasks import TaskSpec
 
 __all__ = ["EvalResult", "read_predictions", "run", "shuffle_audio"]
 
-PREDICTIONS = "predictions.jsonl"
-SHUFFLED = "predictions.shuffled.jsonl"
 _CLUSTERS = {
     "both": "source item and speaker",
     "source_id": "source item",
@@ -77,6 +70,8 @@ _IDENTITY = {
     *("task", "split", "shuffled", "limit", "batch_s", "max_new_tokens", "seed"),
     *Decoding.model_fields,
 }
+#: The same, of keys that came later: one that is as it was before is not mentioned.
+_YOUNGER = ("context", "hotwords", "hotwords_file")
 
 
 @dataclass(frozen=True)
@@ -91,6 +86,7 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
     """Scores `config.model` or `config.predictions` on one split.
 
     Raises:
+        ConfigError: there is no such task.
         InputError: neither or both are given, ids do not match, or the data lacks a task.
         QuarantineError: more than the allowed share of the items has no answer.
     """
@@ -98,22 +94,28 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
         raise InputError(
             "eval needs either a model or a predictions file, and not both; pass --model or --predictions."
         )
+    tasks = _tasks(config)
     if config.model is not None:
         _require_task(config.model, config.task)
     # Mistakes in what is used after the answers are told before the model is asked for hours.
     named_files(config.also, "--also")
     judge, embedder = _instruments(config)
-    test, set_aside = open_test_set(config)
+    test, set_aside = open_test_set(config, tasks)
+    contexts = item_contexts(config, test.items, tasks)
+    test = replace(test, hotwords=listed_words(contexts))
     settings = config.model_dump(mode="json", include=_IDENTITY)
+    younger = config.model_dump(mode="json", include={*_YOUNGER}, exclude_defaults=True)
     made_by = (
         file_sha256(config.predictions) if config.predictions else _weights_sha256(config.model)
     )
-    claim(config.out, settings, made_by, test.references)
+    claim(config.out, settings | younger, made_by, test.references)
     shuffled: Answers | None = None
     if config.predictions is not None:
         answers = read_answers(config.predictions, (r.id for r in test.references))
     else:
-        answers, shuffled = _answer_all(config, test.items, progress)
+        utterances = [test.items[i] for i in range(len(test.items))]
+        utterances = [replace(u, context=contexts.get(u.id)) for u in utterances]
+        answers, shuffled = answer_all(config, utterances, tasks, progress)
     scored, judged = _score(config, test, answers, judge, embedder)
     other_audio = _score_shuffled(config, test, shuffled, scored)
     instruments = (*(embedder[1:] if embedder else ()), *judged.instruments)
@@ -122,6 +124,23 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
         write_report(report, config.out)
     require_coverage(judged.judgement)
     return EvalResult(config.out, report)
+
+
+def _tasks(config: EvalConfig) -> Mapping[str, TaskSpec]:
+    """All tasks by name: built in, of the model, of the file."""
+    known: Mapping[str, TaskSpec] = BUILT_IN
+    if config.model is not None:
+        from thaitool.training.run_dir import resolve
+
+        known = tasks_of(resolve(config.model))
+    if config.task_file is not None:
+        known = load_tasks(config.task_file, known)
+    if config.task not in {"slu", *known}:
+        raise ConfigError(
+            f"--task must be slu or one of {', '.join(known)}, but is {config.task!r}. Other tasks come with the model"
+            " or with --task-file."
+        )
+    return known
 
 
 def _instruments(config: EvalConfig) -> tuple[Endpoint | None, tuple[Embed, Instrument] | None]:
@@ -162,122 +181,6 @@ def _require_task(model: Path, task: str) -> None:
     from thaitool.training.run_dir import resolve
 
     require_task(resolve(model), [task])
-
-
-def _answer_all(
-    config: EvalConfig, items: Manifest, progress: Progress
-) -> tuple[Answers, Answers | None]:
-    utterances = [items[i] for i in range(len(items))]
-    model: list[
-        Answerer
-    ] = []  # loaded when the first question is asked: a finished file needs none
-
-    def loaded() -> Answerer:
-        if not model:
-            from thaitool.models.answerer import load_answerer
-            from thaitool.training.run_dir import resolve
-
-            assert config.model is not None  # noqa: S101 (checked by run; narrows the type)
-            model.append(load_answerer(resolve(config.model), config))
-        return model[0]
-
-    answers = _answer(
-        config, loaded, utterances, utterances, config.out / PREDICTIONS, "eval", progress
-    )
-    if not config.shuffled:
-        return answers, None
-    failed = {(f.id, f.task) for f in answers.failures}
-    good = [u for u in utterances if (u.id, u.task or "asr") not in failed]
-    others = shuffle_audio(good, config.seed)
-    file = config.out / SHUFFLED
-    return answers, _answer(config, loaded, good, others, file, "eval, shuffled audio", progress)
-
-
-def shuffle_audio(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
-    """For each utterance one of the same task with another source item; the order of the result is that of the input.
-
-    Raises:
-        InputError: a task has a single source item, so that there is nothing to exchange.
-    """
-    rng = np.random.default_rng(seed)
-    out = list(utterances)
-    for task in dict.fromkeys(u.task for u in utterances):
-        rows = [i for i, u in enumerate(utterances) if u.task == task]
-        places: dict[str | None, list[int]] = {}
-        for place, i in enumerate(rows):
-            places.setdefault(utterances[i].source_id, []).append(place)
-        for i in rows:
-            own = places[utterances[i].source_id]
-            if len(own) == len(rows):
-                raise InputError(
-                    f"Audio of task {task} cannot be shuffled: all rows have one source; pass --no-shuffled."
-                )
-            k = int(rng.integers(len(rows) - len(own)))
-            # The k-th row that is not of this source: own[j] - j others stand before own[j].
-            k += bisect_left(range(len(own)), True, key=lambda j: own[j] - j > k)
-            out[i] = utterances[rows[k]]
-    return out
-
-
-def _answer(
-    config: EvalConfig,
-    loaded: Callable[[], Answerer],
-    asked: Sequence[Utterance],
-    heard: Sequence[Utterance],
-    file: Path,
-    description: str,
-    progress: Progress,
-) -> Answers:
-    """Answers the question of each utterance of `asked` about the audio of the one at the same place in `heard`.
-
-    What `file` already holds is not asked again.
-    """
-    from thaitool.data.loader import collate
-
-    done = reopen(file)
-    known = {(p.id, p.task) for p in done.predictions} | {(f.id, f.task) for f in done.failures}
-    # Longest first: memory runs out at once or never.
-    order = sorted(range(len(heard)), key=lambda i: -heard[i].duration_s)
-    order = [i for i in order if (asked[i].id, asked[i].task or "asr") not in known]
-    if not order:
-        return done
-    model = loaded()
-    with noting_signals() as received, progress(description, len(asked), len(known)) as advance:
-        start = 0
-        while start < len(order):
-            size = max(1, int(config.batch_s // heard[order[start]].duration_s))
-            rows = order[start : start + size]
-            start += size
-            began = time.perf_counter()
-            bad = {
-                str(heard[i].audio): reason
-                for i in rows
-                if (reason := model.too_long(heard[i].duration_s))
-            }
-            usable = [heard[i] for i in rows if str(heard[i].audio) not in bad]
-            batch = collate(0, 0, usable, normalised=model.normalises)
-            bad |= {r.item: f"{r.reason}: {r.detail}" for r in batch.rejected}
-            good = [asked[i] for i in rows if str(heard[i].audio) not in bad]
-            answers: list[tuple[str, bool]] = []
-            if good:
-                prompts = [task_prompt(u.task or "asr") for u in good]
-                answers = model.answer(batch.audio, batch.audio_lengths, prompts)
-            seconds = round((time.perf_counter() - began) / max(1, len(good)), 4)
-            made = [
-                Prediction(u.id, u.task or "asr", text, stopped, h.duration_s, seconds)
-                for u, h, (text, stopped) in zip(good, batch.utterances, answers, strict=True)
-            ]
-            failed = [
-                Failure(asked[i].id, asked[i].task or "asr", bad[str(heard[i].audio)])
-                for i in rows
-                if str(heard[i].audio) in bad
-            ]
-            append(file, made, failed)
-            done.predictions.extend(made)
-            done.failures.extend(failed)
-            advance(len(rows))
-            stop_if_asked(received, description)
-    return done
 
 
 def _score(
@@ -346,6 +249,7 @@ def _report(
             n: version(n) for n in ("thaitool", "torch", "transformers", "pythainlp", "jiwer")
         },
         settings={
+            **_asked_how(config, test),
             "split": config.split,
             "intents": len(test.closed_set),
             f"bootstrap draws, clustered by {_CLUSTERS[config.cluster_by]}": draws,
@@ -357,7 +261,7 @@ def _report(
         slices=tuple(
             score_slices(afresh(config, test), scored, config.slices, draws=draws, seed=seed)
         ),
-        sources=score_sources(test, scored.tasks, config.also, draws=draws, seed=seed),
+        sources=score_sources(test, scored.tasks, _others(config), draws=draws, seed=seed),
         instruments=instruments,
         confusion=intent_confusion(test, scored.tasks),
         intents=test.closed_set,
@@ -367,6 +271,26 @@ def _report(
     )
 
 
+def _asked_how(config: EvalConfig, test: TestSet) -> dict[str, Any]:
+    """Settings of a report that most have not."""
+    table: dict[str, Any] = {}
+    if own := {task: kind for task, kind in test.kinds.items() if task not in TASKS}:
+        table[SCORED_AS] = scored_as(own, test.labels)
+    if test.hotwords or config.context != "with":
+        table["context"] = config.context
+    if config.hotwords is not None:
+        table["hotwords with each item"] = config.hotwords
+    if config.hotwords_file is not None:
+        table["hotwords with each item"] = str(config.hotwords_file)
+    return table
+
+
+def _others(config: EvalConfig) -> list[str]:
+    """Other answers to score beside these, NAME=PATH."""
+    both = config.model is not None and config.context == "both"
+    return [*config.also, *([f"without context={config.out / NO_CONTEXT}"] if both else [])]
+
+
 def _curves(model: Path) -> dict[str, list[tuple[int, float]]]:
     """Training curves of the run that made the model, if `model` is a run directory."""
     from thaitool.training.run_dir import METRICS, RunDir
@@ -374,5 +298,7 @@ def _curves(model: Path) -> dict[str, list[tuple[int, float]]]:
     if not (model / METRICS).is_file():
         return {}
     rows = RunDir(model).metrics()
-    names = dict.fromkeys(n for row in rows for n in row if n not in {"update", "train_s"})
+    names = dict.fromkeys(
+        n for row in rows for n in row if n not in {"update", "train_s", "alarms"}
+    )
     return {n: [(row["update"], row[n]) for row in rows if n in row] for n in names}

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from thaitool.config import FinetuneConfig
-from thaitool.data.loader import Batch, in_order, listed
-from thaitool.data.manifest import Manifest, require_trainable
-from thaitool.data.plan import make_plan
-from thaitool.data.scan import scan
-from thaitool.data.window import within_window
-from thaitool.errors import InputError
+from thaitool.errors import EnvironmentProblem, Interrupted, QuarantineError, TrainingFailed
+from thaitool.files import write_json
 from thaitool.models.checkpoint import (
     load_speech_lm,
     locate_base,
@@ -23,16 +18,58 @@ from thaitool.models.checkpoint import (
     save_checkpoint,
     weights_sha256,
 )
-from thaitool.models.encoders.interface import set_trained
+from thaitool.models.drafter import require_recogniser, save_drafter
 from thaitool.models.features import STORED, FeatureCache
-from thaitool.models.processor import IGNORED, ThaiSpeechProcessor
 from thaitool.records import Progress, silent
-from thaitool.text.prompts import task_prompt
-from thaitool.training.loop import Loss, Step, Task, TrainingResult, make_accelerator, train
-from thaitool.training.run_dir import claim, resolve
+from thaitool.stages.finetune_report import write_finetune_report
+from thaitool.text.tasks import tasks_sha256
+from thaitool.training.accounting import planned_rows, require_rows
+from thaitool.training.auxiliary import CtcHead, load_head, new_head
+from thaitool.training.drafts import LEDGER, Drafts, check_drafts, draft_all
+from thaitool.training.finetune import CTC, Objective, first_batch
+from thaitool.training.finetune_data import (
+    Fitting,
+    fitting,
+    known_tasks,
+    plan_batches,
+    read_sets,
+    row_tasks,
+    task_counts,
+)
+from thaitool.training.finetune_evaluate import (
+    HeldOut,
+    closed_sets,
+    evaluate,
+    hold_out,
+    prepared,
+    require_changeable,
+)
+from thaitool.training.finetune_judge import evaluations, remark, selection
+from thaitool.training.finetune_needs import needs, timed
+from thaitool.training.gradients import gradient_report, require_reach, told
+from thaitool.training.leaks import check_leaks, record_leaks
+from thaitool.training.loop import Step, Task, TrainingResult, make_accelerator, train
+from thaitool.training.ranks import gathered, is_sharded, on_main_first
+from thaitool.training.run_dir import RunDir, claim, resolve
+from thaitool.training.trainable import CTC_HEAD, make_trainable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+
+    from thaitool.data.manifest import Manifest
+    from thaitool.data.plan import BatchPlan
+
+#: Called before training with what the run starts from and will need, as rows of (name, text).
+Announce = Callable[[Sequence[tuple[str, str]]], None]
+#: Which loss moves which part, as measured before update 1.
+GRADIENTS = "gradients.json"
+
+
+def _quiet(rows: Sequence[tuple[str, str]]) -> None:
+    """An `Announce` that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,200 +80,317 @@ class FinetuneResult:
     training: TrainingResult
     trained_parameters: int
     parameters: int
+    planned: dict[str, int]
+    """Rows of each task in all batches of the plan, of all processes together."""
+    drawn: dict[str, int]
+    """Those of them that were learned from."""
 
 
-class _Objective(nn.Module):
-    """Cross entropy of the answers, summed over supervised tokens."""
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of, before it claims its directory."""
 
-    def __init__(
-        self,
-        model: Any,
-        processor: ThaiSpeechProcessor,
-        *,
-        train_encoder: bool,
-        kept: FeatureCache | None = None,
-    ) -> None:
-        super().__init__()
-        self.model, self.processor, self.train_encoder = model, processor, train_encoder
-        self.kept = kept
+    objective: Objective
+    groups: list[dict[str, Any]]
+    data: Fitting
+    plan: BatchPlan
+    held: HeldOut
+    llm: Path
+    drafter: Path | None
+    inputs: dict[str, str | None]
+    """What the fingerprint holds besides configuration and training rows."""
 
-    def train(self, mode: bool = True) -> _Objective:
-        """A frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        if not self.train_encoder:
-            self.model.audio_tower.eval()
-        return self
-
-    def forward(self, batch: Batch, step: Step | None) -> Loss:  # noqa: ARG002
-        """One micro-batch; every row is asked for the task it is labelled for."""
-        device = self.model.device
-        tokens = self.processor.tokens(
-            [task_prompt(u.task or "asr") for u in batch.utterances],
-            batch.audio_lengths.tolist(),
-            [u.label or "" for u in batch.utterances],
-        )
-        assert tokens.labels is not None  # noqa: S101 (answers were given; narrows the type)
-        supervised = int((tokens.labels[:, 1:] != IGNORED).sum())
-        audio: dict[str, Any] = (
-            {
-                "input_values": batch.audio.to(device),
-                "input_lengths": batch.audio_lengths.to(device),
-            }
-            if self.kept is None
-            else {"audio_frames": self.kept.encode(batch.audio, batch.audio_lengths)}
-        )
-        out = self.model(
-            input_ids=tokens.input_ids.to(device),
-            attention_mask=tokens.attention_mask.to(device),
-            **audio,
-            labels=tokens.labels.to(device),
-            num_items_in_batch=1,
-        )
-        logs = {"answer_nats": (float(out.loss.detach()), float(supervised))}
-        return Loss(out.loss, float(supervised), logs, used=len(batch.utterances))
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [p for group in self.groups for p in group["params"]]
 
 
-def run(config: FinetuneConfig, progress: Progress = silent) -> FinetuneResult:
+def run(
+    config: FinetuneConfig, progress: Progress = silent, announce: Announce = _quiet
+) -> FinetuneResult:
     """Trains, or resumes, or returns at once if `config.out` holds the finished run.
 
     Raises:
-        InputError: data or model is not what it must be, or `out` holds another run.
+        InputError: data or model is not what it must be, training rows give held-out rows away, or `out` holds another
+            run.
+        EnvironmentProblem: the run cannot fit into memory.
+        TrainingFailed: a loss reaches nothing that is trained.
     """
-    model_path = resolve(config.model)
-    base = read_base(model_path)
-    train_set, rejected = _read(config, "train")
-    dev_set, dev_rejected = _read(config, "dev")
-    require_trainable(train_set, allowed=config.allow_untrainable)
     accelerator = make_accelerator(config.train)
-    torch.manual_seed(config.train.seed)
-    dtype = getattr(torch, config.llm_dtype)
-    model, processor = load_speech_lm(model_path, llm=config.llm, dtype=dtype)
-    groups = _prepare(model, config)
-    kept = _kept_frames(config, model)
-    inputs: dict[str, str | None] = {
-        "model": weights_sha256(model_path),
-        "llm": base["sha256"],
-        "processor": processor.sha256(),
-    }
-    if kept is not None:
-        inputs["frames"] = str(STORED)  # rounded, so that a run keeps to them or does without
-    longest, limit = model.audio_tower.longest_samples, config.train.max_rejected_share
-    train_set, too_long = within_window(train_set, longest, max_rejected_share=limit)
-    dev_set, dev_too_long = within_window(dev_set, longest, max_rejected_share=limit)
-    rejected += [*dev_rejected, *too_long, *dev_too_long]
+    parts = _build(config, sharded=is_sharded(accelerator))
+    require_changeable(config, parts.held, parts.objective, parts.trained)
+    data = parts.data
+    leakage = on_main_first(accelerator, lambda: check_leaks(config, data.train, data.dev))
     out = claim(
         accelerator,
         config,
         "finetune",
-        manifest=train_set,
-        inputs=inputs,
-        paths=("out", "data", "model", "llm", "feature_cache"),
-        rejected=rejected,
+        manifest=data.train,
+        inputs=parts.inputs,
+        paths=("out", "data", "dev_data", "model", "llm", "feature_cache", "task_file", "drafter"),
+        rejected=data.rejected,
     )
-    llm = locate_base(model_path, config.llm)
-    objective = _Objective(model, processor, train_encoder=config.unfreeze_encoder, kept=kept)
-    training = train(
+    if leakage is not None:  # in the first process
+        record_leaks(out, leakage)
+    if not accelerator.is_main_process:
+        announce = _quiet
+    leaks = [] if leakage is None else leakage.lines
+    if not out.finished:
+        announce([*_about(data, config), *(("leakage", line) for line in leaks)])
+        announce(needs(parts.objective, data, parts.plan, parts.trained, accelerator))
+        parts = _with_drafts(config, parts, out, accelerator, progress, announce)
+        if not out.last_update:
+            announce(told(_gradients(parts, out, accelerator)))
+    try:
+        training = _train(config, parts, out, accelerator, timed(progress, announce))
+        planned, drawn = _rows(config, parts, out, training)
+    except (TrainingFailed, QuarantineError, Interrupted) as error:
+        if accelerator.is_main_process:
+            write_finetune_report(config, out, parts.held, {}, [str(error)])
+        raise
+    if accelerator.is_main_process:
+        account = {"planned": training.planned | planned, "done": training.done | drawn}
+        write_finetune_report(config, out, parts.held, account, [*training.notes, *leaks])
+    return FinetuneResult(
+        config.out,
+        training,
+        trained_parameters=sum(p.numel() for p in parts.trained),
+        parameters=sum(p.numel() for p in parts.objective.parameters()),
+        planned=planned,
+        drawn=drawn,
+    )
+
+
+def _build(config: FinetuneConfig, *, sharded: bool) -> _Parts:
+    """Reads the data, loads the model, and freezes and adapts it."""
+    if sharded:
+        _require_alike(config)
+    model_path = resolve(config.model)
+    base = read_base(model_path)
+    tasks = known_tasks(config, model_path)
+    sets = read_sets(config, tasks)
+    torch.manual_seed(config.train.seed)
+    dtype = getattr(torch, config.llm_dtype)
+    model, processor = load_speech_lm(model_path, llm=config.llm, dtype=dtype)
+    data = fitting(config, sets, tasks, model.audio_tower, model.config, processor)
+    ctc = _ctc_head(config, model, model_path, data.train)
+    groups = make_trainable(model, config, ctc)
+    kept = None
+    if config.feature_cache is not None:
+        precision = config.train.mixed_precision
+        kept = FeatureCache(config.feature_cache, model.audio_tower, precision=precision)
+    inputs: dict[str, str | None] = {
+        "model": weights_sha256(model_path),
+        "llm": base["sha256"],
+        "processor": processor.sha256(),
+        "tasks": tasks_sha256({name: tasks[name] for name in config.tasks}),
+        "held_out": data.dev.digest(),
+    }
+    if kept is not None:
+        inputs["frames"] = str(STORED)  # rounded, so that a run keeps to them or does without
+    drafter = None if config.drafter is None else resolve(config.drafter)
+    if drafter is not None:
+        require_recogniser(drafter)
+        inputs["drafter"] = weights_sha256(drafter)
+    mine = {name: tasks[name] for name in config.tasks}
+    held = hold_out(data.dev, config, mine, closed_sets=closed_sets(data.train, data.dev, mine))
+    return _Parts(
+        Objective(
+            model,
+            processor,
+            config,
+            tasks,
+            contexts=sets.contexts,
+            kept=kept,
+            ctc=ctc,
+            sharded=sharded,
+        ),
+        groups,
+        data,
+        plan_batches(data.train, data.tokens, config),
+        held,
+        locate_base(model_path, config.llm),
+        drafter,
+        inputs,
+    )
+
+
+def _train(
+    config: FinetuneConfig,
+    parts: _Parts,
+    out: RunDir,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> TrainingResult:
+    objective, held = parts.objective, parts.held
+    # A run that was stopped in an evaluation makes it before it goes on.
+    objective.update = out.last_update
+
+    def judge() -> dict[str, float]:
+        found = evaluate(objective, held, config, out, accelerator)
+        # Of the first process for all: rounding must not make them choose different checkpoints.
+        return gathered(accelerator, found)[0]
+
+    def remarks(metrics: dict[str, float]) -> list[str]:
+        earlier = evaluations(out.metrics(), before=objective.update)
+        return remark(metrics, earlier, config.select)
+
+    return train(
         Task(
             objective,
-            groups,
-            evaluate=lambda: evaluate(objective, dev_set, config.train.batch_s, out.quarantine),
-            save=lambda path: _save(path, model, processor, llm, base["sha256"]),
-            better=("answer_nats", -1),
-            normalised=model.audio_tower.normalises,
+            parts.groups,
+            evaluate=judge,
+            save=lambda path: _save(path, parts, None),
+            save_whole=lambda path, weights: _save(path, parts, weights),
+            better=selection(config.select, held.tasks),
+            normalised=objective.model.audio_tower.normalises,
+            summarise=objective.summarise,
+            remark=remarks,
         ),
-        manifest=train_set,
-        plan=make_plan(train_set.duration_s, batch_s=config.train.batch_s, seed=config.train.seed),
+        manifest=parts.data.train,
+        plan=parts.plan,
         config=config.train,
         run=out,
         accelerator=accelerator,
         progress=progress,
         description="finetune",
     )
-    total = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for g in groups for p in g["params"])
-    return FinetuneResult(config.out, training, trained, total)
 
 
-def _kept_frames(config: FinetuneConfig, model: Any) -> FeatureCache | None:
-    if config.feature_cache is None:
+def _require_alike(config: FinetuneConfig) -> None:
+    """Raises `EnvironmentProblem` for what makes processes call the layers that they share unequally often."""
+    if config.feature_cache is not None:
+        raise EnvironmentProblem(
+            "feature_cache cannot be used with --use_fsdp: a process that finds its frames would leave out layers that"
+            " the others wait for. Leave one of them out."
+        )
+    if config.ctc_first_updates:
+        raise EnvironmentProblem(
+            "ctc_first_updates cannot be used with --use_fsdp, under which an LLM that does not run has no gradients"
+            " for the optimizer to count. Leave one of them out."
+        )
+
+
+def _ctc_head(
+    config: FinetuneConfig, model: Any, model_path: Path, train_set: Manifest
+) -> CtcHead | None:
+    """The head of the model that training starts from, or a new one."""
+    if not config.ctc_weight:
         return None
-    precision = config.train.mixed_precision
-    return FeatureCache(config.feature_cache, model.audio_tower, precision=precision)
+    width = model.config.text_config.hidden_size
+    # Again: what was loaded may have drawn numbers.
+    torch.manual_seed(config.train.seed)
+    return load_head(model_path, width) or new_head(width, train_set)
 
 
-def _save(
-    path: Path, model: Any, processor: ThaiSpeechProcessor, llm: Path, llm_sha256: str
-) -> None:
+def _gradients(parts: _Parts, out: RunDir, accelerator: Accelerator) -> dict[str, dict[str, float]]:
+    """Which loss moves which part, on the first batch that can be read, kept in the run directory.
+
+    Raises:
+        TrainingFailed: a loss reaches nothing, or nothing reaches a part.
+    """
+    batch = first_batch(parts.objective, parts.data.train, parts.plan)
+    parts.objective.to(accelerator.device).train()
+    torch.manual_seed(0)
+    named = {group["name"]: group["params"] for group in parts.groups}
+    with accelerator.autocast():
+        report = gradient_report(parts.objective.losses(batch, Step(0, 0.0, 0)), named)
+    if accelerator.is_main_process:
+        ids = [u.id for u in batch.utterances]
+        write_json(out.path / GRADIENTS, {"utterances": ids, "norms": report})
+    require_reach(report, {CTC: CTC_HEAD})
+    return report
+
+
+def _about(data: Fitting, config: FinetuneConfig) -> list[tuple[str, str]]:
+    counts = {"training": task_counts(data.train), "held out": task_counts(data.dev)}
+    return [
+        (name, ", ".join(f"{task} {found[task]:,}" for task in config.tasks) + " rows")
+        for name, found in counts.items()
+    ]
+
+
+def _rows(
+    config: FinetuneConfig,
+    parts: _Parts,
+    out: RunDir,
+    training: TrainingResult,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Rows by task as planned, and as learned from.
+
+    Raises:
+        TrainingFailed: they differ by more than the rows that could not be used.
+    """
+    n_batches = round(training.planned["batches"])
+    kinds = row_tasks(parts.data.train, config)
+    counts = planned_rows(parts.plan, n_batches, kinds, len(config.tasks)).tolist()
+    planned = dict(zip(config.tasks, counts, strict=True))
+    rows = out.metrics()
+    drawn = {task: round(sum(row.get(f"rows_{task}", 0) for row in rows)) for task in config.tasks}
+    require_rows(planned, drawn, training.done)
+    return planned, drawn
+
+
+def _with_drafts(
+    config: FinetuneConfig,
+    parts: _Parts,
+    out: RunDir,
+    accelerator: Accelerator,
+    progress: Progress,
+    announce: Announce,
+) -> _Parts:
+    """If asked for, drafts of all rows go into every prompt; the first process makes them, the others read them."""
+    recogniser = parts.drafter
+    if recogniser is None:
+        return parts
+    sets = {"training": parts.data.train, "held out": parts.data.dev}
+
+    def make() -> Drafts:
+        return draft_all(
+            recogniser,
+            list(sets.values()),
+            out.path / LEDGER,
+            batch_s=config.train.batch_s,
+            progress=progress,
+            device=accelerator.device,
+        )
+
+    def first() -> tuple[Drafts, list[tuple[str, str]]]:
+        # The check is made here, where the others hear of its failure; else they would wait for ever.
+        drafts = make()
+        checked = not out.last_update
+        return drafts, check_drafts(drafts, sets, device=accelerator.device) if checked else []
+
+    drafts, lines = on_main_first(accelerator, first) or (make(), [])
+    if lines:
+        announce(lines)
+    parts.objective.prepare = drafts.put
+    return replace(parts, held=prepared(parts.held, parts.objective.tasks, drafts.put))
+
+
+def _save(path: Path, parts: _Parts, weights: dict[str, Tensor] | None) -> None:
+    """Of the objective's own weights, or of whole ones by their names in it."""
+    objective = parts.objective
+    model = objective.model
     save_checkpoint(
         path,
         config=model.config,
         audio_tower=model.audio_tower,
         projector=model.multi_modal_projector,
-        processor=processor,
-        llm=llm,
-        llm_sha256=llm_sha256,
+        processor=objective.processor,
+        llm=parts.llm,
+        llm_sha256=parts.inputs["llm"] or "",
         language_model=model.language_model,
+        tasks=objective.tasks,
+        weights=None if weights is None else _below(weights, "model."),
     )
+    if objective.ctc is not None:
+        head = objective.ctc.state_dict() if weights is None else _below(weights, "ctc.")
+        objective.ctc.save(path, head)
+    if parts.drafter is not None:
+        save_drafter(path, parts.drafter, parts.inputs["drafter"] or "")
 
 
-def _read(config: FinetuneConfig, split: str) -> tuple[Manifest, list[Any]]:
-    manifest, rejected = scan(
-        [config.data], split=split, max_rejected_share=config.train.max_rejected_share
-    )
-    tasks = manifest.column("task").to_pylist()
-    chosen = manifest.select(np.array([t in config.tasks for t in tasks]))
-    if missing := [t for t in config.tasks if t not in tasks]:
-        raise InputError(
-            f"{config.data} must have {split} rows for every task asked for, but has none for {', '.join(missing)}."
-        )
-    return chosen, rejected
-
-
-def _prepare(model: Any, config: FinetuneConfig) -> list[dict[str, Any]]:
-    """Freezes and adapts; returns the optimizer groups."""
-    model.requires_grad_(False)
-    groups: list[dict[str, Any]] = []
-    if config.lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        if not hasattr(model.language_model, "peft_config"):
-            model.language_model = get_peft_model(
-                model.language_model,
-                LoraConfig(
-                    r=config.lora_rank,
-                    lora_alpha=config.lora_alpha,
-                    target_modules=config.lora_targets,
-                    task_type="CAUSAL_LM",
-                ),
-            )
-        rank = model.language_model.peft_config["default"].r
-        if rank != config.lora_rank:
-            raise InputError(
-                f"{config.model} has a LoRA adapter of rank {rank}, which goes on being trained, but lora_rank is"
-                f" {config.lora_rank}; set it to {rank}."
-            )
-        lora = [p for n, p in model.language_model.named_parameters() if "lora_" in n]
-        for p in lora:
-            p.requires_grad_(True)
-        groups.append({"name": "lora", "params": lora, "lr": config.train.learning_rate})
-    model.multi_modal_projector.requires_grad_(True)
-    projector = list(model.multi_modal_projector.parameters())
-    groups.append({"name": "projector", "params": projector, "lr": config.projector_learning_rate})
-    if config.unfreeze_encoder:
-        encoder = set_trained(model.audio_tower, transformer=True, convolutions=True)
-        groups.append({"name": "encoder", "params": encoder, "lr": config.encoder_learning_rate})
-    return groups
-
-
-def evaluate(
-    objective: _Objective, dev_set: Manifest, batch_s: float, ledger: Path
-) -> dict[str, float]:
-    """Cross entropy per answer token on held-out rows, over all tasks and per task."""
-    nats, tokens = 0.0, 0.0
-    source = in_order(dev_set, batch_s=batch_s, normalised=objective.model.audio_tower.normalises)
-    for batch in listed(source, ledger):
-        n, d = objective(batch, None).logs["answer_nats"]
-        nats, tokens = nats + n, tokens + d
-    if not tokens:
-        raise InputError("Finetuning is judged on the dev split, but its audio could not be read.")
-    return {"answer_nats": nats / tokens}
+def _below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

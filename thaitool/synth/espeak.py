@@ -6,20 +6,16 @@ natural voice: it is audio for smoke tests and tiny recipes, where different wor
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
-import tempfile
-import threading
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thaitool.audio.decode import SAMPLE_RATE_HZ, resample
 from thaitool.errors import EnvironmentProblem, InputError
+from thaitool.synth.espeak_library import engine, load_voice, say
 from thaitool.text.phonemes import syllables
 
 if TYPE_CHECKING:
@@ -40,11 +36,7 @@ SHORTEST_S = 0.05
 #: espeak-ng cuts a clause that is longer than its buffers; this many syllables are far below.
 SYLLABLES_PER_CALL = 30
 
-# Names and numbers of the C interface (speak_lib.h).
-_OUTPUT_SYNCHRONOUS = 2
-_INITIALIZE_DONT_EXIT = 0x8000
-_CHARS_UTF8 = 0x1
-_PHONEME_INPUT = 0x100
+# Parameters of speak_lib.h.
 _RATE, _PITCH, _RANGE = 1, 3, 4
 
 _INITIALS = {
@@ -125,19 +117,51 @@ def speak(text: str, voice: Voice, *, speed: float = 1.0, pitch_shift: int = 0) 
         InputError: the text holds something other than readable Thai, or nothing that can be heard.
         EnvironmentProblem: espeak-ng or its data cannot be loaded.
     """
+    phrases = [part for chunk in text.split() for part in _portions(syllables(chunk))]
+    return _say(phrases, text, voice, speed, pitch_shift)[0]
+
+
+def speak_words(
+    words: Sequence[str], voice: Voice, *, speed: float = 1.0, pitch_shift: int = 0
+) -> tuple[Speech, tuple[float, ...]]:
+    """Say Thai words without pauses, and tell when each begins, in seconds.
+
+    A word ends where the next begins, and the last one `EDGE_SILENCE_S` before the end. The times are espeak-ng's own,
+    where it begins the first phoneme of the word. Arguments and errors are those of `speak`.
+    """
+    spoken = [syllables(word) for word in words]
+    silent = [word for word, said in zip(words, spoken, strict=True) if not said]
+    if silent:
+        raise InputError(f"The word {silent[0]!r} has no Thai syllable to speak; leave it out.")
+    together = [syllable for word in spoken for syllable in word]
+    speech, starts_s = _say(_portions(together), "".join(words), voice, speed, pitch_shift)
+    if len(starts_s) != len(together):
+        raise EnvironmentProblem(
+            f"espeak-ng told the times of {len(starts_s)} syllables, but {len(together)} were said; the times of words"
+            " cannot be known with this version. Reinstall espeakng-loader."
+        )
+    first = accumulate((len(word) for word in spoken[:-1]), initial=0)
+    return speech, tuple(starts_s[syllable] for syllable in first)
+
+
+def _say(
+    phrases: Sequence[Sequence[Syllable]], text: str, voice: Voice, speed: float, pitch_shift: int
+) -> tuple[Speech, list[float]]:
+    """Phrases with pauses between, and the start of each syllable in seconds."""
     if not 0.5 <= speed <= 2 or not -12 <= pitch_shift <= 12:
         raise InputError(
             "speak() needs 0.5 <= speed <= 2 and -12 <= pitch_shift <= 12 (semitones), but got "
             f"speed {speed} and pitch_shift {pitch_shift}; choose values within these limits."
         )
-    phrases = [part for chunk in text.split() for part in _portions(syllables(chunk))]
     if not phrases:
         raise InputError(
             f"The text {text!r} has no Thai syllable to speak; give text with Thai words."
         )
     codes = [" ".join(espeak_phonemes(syllable) for syllable in phrase) for phrase in phrases]
-    samples = _finish(_synthesise(codes, voice, speed, 2 ** (pitch_shift / 12)), text)
-    return Speech(samples, SAMPLE_RATE_HZ, voice.name, " _: ".join(codes))
+    raw, starts_s = _synthesise(codes, voice, speed, 2 ** (pitch_shift / 12))
+    samples = _finish(raw, text)
+    speech = Speech(samples, SAMPLE_RATE_HZ, voice.name, " _: ".join(codes))
+    return speech, [EDGE_SILENCE_S + start for start in starts_s]
 
 
 def espeak_phonemes(syllable: Syllable) -> str:
@@ -240,51 +264,6 @@ def _portions(spoken: Sequence[Syllable]) -> list[Sequence[Syllable]]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    library: Any
-    rate_hz: int
-    blocks: list[NDArray[np.int16]]
-    lock: threading.Lock
-    callback: Any
-    """Held because ctypes frees a callback that nothing refers to."""
-
-
-@cache
-def _engine() -> _Engine:
-    try:
-        import espeakng_loader
-
-        library: Any = ctypes.CDLL(espeakng_loader.get_library_path())
-        data_path = str(espeakng_loader.get_data_path())
-    except (ImportError, OSError) as error:
-        raise EnvironmentProblem(
-            "The embedded voice needs espeak-ng from the package espeakng-loader, which cannot be "
-            f"loaded: {error}. Install it with `pip install espeakng-loader`."
-        ) from error
-    blocks: list[NDArray[np.int16]] = []
-
-    def receive(samples: Any, count: int, _events: int | None) -> int:
-        if samples and count > 0:
-            blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    signature = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-    )
-    callback = signature(receive)
-    rate_hz = library.espeak_Initialize(
-        _OUTPUT_SYNCHRONOUS, 0, data_path.encode(), _INITIALIZE_DONT_EXIT
-    )
-    if rate_hz <= 0:
-        raise EnvironmentProblem(
-            f"espeak-ng did not start with the data in {data_path} (status {rate_hz}); reinstall "
-            "espeakng-loader."
-        )
-    library.espeak_SetSynthCallback(callback)
-    return _Engine(library, rate_hz, blocks, threading.Lock(), callback)
-
-
 def _voice_definition(voice: Voice, pitch_factor: float) -> str:
     """The text of an espeak-ng voice file.
 
@@ -305,58 +284,25 @@ def _voice_definition(voice: Voice, pitch_factor: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _load_voice(library: Any, definition: str) -> None:
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("voice")
-        try:
-            os.write(handle, definition.encode())
-            status = library.espeak_ng_SetVoiceByFile(f"/proc/self/fd/{handle}".encode())
-        finally:
-            os.close(handle)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "v"
-            path.write_text(definition, encoding="ascii")
-            status = library.espeak_ng_SetVoiceByFile(str(path).encode())
-    if status != 0:
-        raise EnvironmentProblem(
-            "espeak-ng did not accept a voice file (status "
-            f"{status & 0xFFFFFFFF:#x}). It needs its data for `th`, and where there is no memfd a "
-            "temporary directory with a lower-case path shorter than 58 characters; reinstall "
-            "espeakng-loader or set TMPDIR."
-        )
-
-
 def _synthesise(
     codes: Sequence[str], voice: Voice, speed: float, pitch_factor: float
-) -> NDArray[np.float32]:
-    """All phrases one after the other, each trimmed, with pauses between, at `SAMPLE_RATE_HZ`."""
-    engine = _engine()
-    with engine.lock:
-        _load_voice(engine.library, _voice_definition(voice, pitch_factor))
-        engine.library.espeak_SetParameter(
+) -> tuple[NDArray[np.float32], list[float]]:
+    """All phrases one after the other, each trimmed, with pauses between, at `SAMPLE_RATE_HZ`; and the start of each
+    syllable in seconds."""
+    library = engine()
+    with library.lock:
+        load_voice(library.espeak, _voice_definition(voice, pitch_factor))
+        library.espeak.espeak_SetParameter(
             _RATE, max(80, min(450, round(voice.speed_wpm * speed))), 0
         )
-        engine.library.espeak_SetParameter(_PITCH, 50, 0)
-        engine.library.espeak_SetParameter(_RANGE, 50, 0)
-        phrases = [_one_call(engine, code) for code in codes]
-    pause = np.zeros(int(PHRASE_PAUSE_S * engine.rate_hz), np.float32)
-    parts = [part for phrase in phrases for part in (phrase, pause)][:-1]
-    return resample(np.concatenate(parts), engine.rate_hz)
-
-
-def _one_call(engine: _Engine, code: str) -> NDArray[np.float32]:
-    engine.blocks.clear()
-    request = f"[[{code}]]".encode("ascii")
-    engine.library.espeak_Synth(
-        request, len(request) + 1, 0, 1, 0, _CHARS_UTF8 | _PHONEME_INPUT, None, None
-    )
-    engine.library.espeak_Synchronize()
-    if not engine.blocks:
-        return np.zeros(0, np.float32)
-    samples = np.concatenate(engine.blocks).astype(np.float32) / np.float32(32768)
-    loud = np.flatnonzero(np.abs(samples) > 0.005)
-    return samples[loud[0] : loud[-1] + 1] if len(loud) else samples[:0]
+        library.espeak.espeak_SetParameter(_PITCH, 50, 0)
+        library.espeak.espeak_SetParameter(_RANGE, 50, 0)
+        phrases = [say(library, code) for code in codes]
+    pause = np.zeros(int(PHRASE_PAUSE_S * library.rate_hz), np.float32)
+    parts = [part for phrase, _ in phrases for part in (phrase, pause)][:-1]
+    begins = accumulate((len(phrase) + len(pause) for phrase, _ in phrases), initial=0)
+    starts = [at + n for at, (_, own) in zip(begins, phrases, strict=False) for n in own]
+    return resample(np.concatenate(parts), library.rate_hz), [n / library.rate_hz for n in starts]
 
 
 def _finish(samples: NDArray[np.float32], text: str) -> NDArray[np.float32]:

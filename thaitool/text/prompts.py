@@ -1,4 +1,4 @@
-"""What is asked for each task, in Thai: one wording for data, training and inference. Builds no chat template."""
+"""What is asked for each built-in task first, in Thai: by data, evaluation and inference. Builds no chat template."""
 
 from __future__ import annotations
 

@@ -24,25 +24,25 @@ from thaitool.errors import (
     TrainingFailed,
 )
 from thaitool.files import write_json, writing_directory
-from thaitool.records import Rejected
 from thaitool.training.accounting import planned_and_done
+from thaitool.training.cost import Meter, add_cost, cost_row, total_flops
 from thaitool.training.interrupt import noting_signals
 from thaitool.training.ranks import gathered, is_sharded, make_accelerator
-from thaitool.training.rollback import finish_rollback, read_rollbacks, roll_back
+from thaitool.training.rollback import (
+    finish_rollback,
+    place_to_return,
+    read_rollbacks,
+    roll_back,
+)
 from thaitool.training.run_dir import RESULT, RunDir
 from thaitool.training.schedule import learning_rate_share
+from thaitool.training.snapshot import put_back, take
 from thaitool.training.state import (
     STATE,
     Done,
-    Saved,
-    gather_optimizer,
     gather_state,
-    like,
-    put_optimizer,
-    put_weights,
     read_state,
     trained_state,
-    whole,
     write_state,
 )
 from thaitool.training.task import Loss, Step, Task, TrainingResult
@@ -110,6 +110,7 @@ def _run(loop: _Loop, progress: Progress, description: str) -> TrainingResult:
         noting_signals() as received,
         progress(description, updates, resumed_from) as advance,
     ):
+        loop.evaluate_again()
         for steps, note in _kept_on_quarantine(loop):
             advance(steps, note)
             if loop.anyone(received.number is not None):
@@ -143,6 +144,7 @@ class _Loop:
         self.metrics: dict[str, float] = {}
         self.trackers = Trackers(self.config.trackers, self.run.path)
         self.objective = self.accelerator.unwrap_model(updater.objective)
+        self.meter = Meter(self.objective, self.config.updates, self.accelerator.device)
         if is_sharded(self.accelerator) and task.save_whole is None:
             raise EnvironmentProblem(
                 "This stage cannot shard its model; leave --use_fsdp out of `accelerate launch`."
@@ -175,17 +177,9 @@ class _Loop:
         if not (folder / STATE).exists():
             return  # a new run
         saved = read_state(folder)
-        put_weights(self.objective, saved.trained, folder)
-        put_optimizer(self.updater.optimizer, saved.optimizer)
-        average = self.updater.average
-        if average is not None and saved.average is not None:
-            pairs = zip(saved.average, average.values, strict=True)
-            average.values = [like(value, old).to(old.device) for value, old in pairs]
-        if self.task.watch is not None and saved.watch is not None:
-            self.task.watch.restore(saved.watch)
         self.done, self.metrics = saved.done, saved.metrics
-        self.updater.unusable = {row[0]: Rejected(*row) for row in saved.unusable}
-        self.updater.require_usable()
+        self.meter.take()  # what was spent on updates that are taken back
+        put_back(saved, self.updater, self.objective, folder)
         if self.done.best_update and not self.run.checkpoint(self.done.best_update).exists():
             # It was replaced by a better one, which a rollback took back.
             self.done.best, self.done.best_update = None, 0
@@ -225,13 +219,13 @@ class _Loop:
         config = self.config
         began = time.perf_counter()
         probed = self._probe() if update % config.probe_every == 0 else {}
-        row, trouble = self.updater.make(update, source, self.done)
+        with self.meter.update(update):
+            row, trouble = self.updater.make(update, source, self.done)
         self.done.updates = update + 1
         self.done.train_s += time.perf_counter() - began
         row |= {"update": update + 1, "train_s": round(self.done.train_s, 3), **probed}
-        last = update + 1 == config.updates
-        improved = False
-        if last or (update + 1) % config.eval_every == 0:
+        improved, judged = False, self._evaluation_is_due()
+        if judged:
             try:
                 improved = self._evaluate(row)
             except InputError:
@@ -247,15 +241,20 @@ class _Loop:
                 f"{finding.sentence} The last checkpoint is intact. {finding.advice}"
             )
         # Before the checkpoint: a run killed in between would resume without this line.
-        self._record(row)
+        self._record(row, judged=judged)
+        last = update + 1 == config.updates
         if finding is None and (last or improved or (update + 1) % config.save_every == 0):
             self.checkpoint()
         return row, finding
 
-    def _record(self, row: dict[str, float]) -> None:
+    def _record(self, row: dict[str, float], *, judged: bool = False) -> None:
         if self.accelerator.is_main_process:
-            self.run.append_metrics(row)
+            alarms = self._remarks() if judged else []
+            self.run.append_metrics({**row, "alarms": alarms} if alarms else row)
             self.trackers.log(row)
+
+    def _remarks(self) -> list[str]:
+        return [] if self.task.remark is None else self.task.remark(self.metrics)
 
     def _probe(self) -> dict[str, float]:
         """Metrics of the probe batch, those of the first process for all, so that all judge alike."""
@@ -286,23 +285,12 @@ class _Loop:
         allowed = (
             watch.max_rollbacks if watch is not None and watch.on_collapse == "rollback" else 0
         )
-        so_far = read_rollbacks(self.run)
-        to = self.run.newest_before(finding.onset)
-        if so_far and to is not None and to <= so_far[-1].to:
-            # Nothing sound was reached since: the last place was on its way to the collapse already.
-            older = self.run.newest_before(so_far[-1].to)
-            to = to if older is None else older
         self.accelerator.wait_for_everyone()
-        if len(so_far) >= allowed or to is None:
+        try:
+            to = place_to_return(self.run, finding, allowed)
+        except TrainingFailed:
             self.trackers.close()
-            told = [finding.sentence]
-            if so_far:
-                told += [
-                    f"The run was rolled back {len(so_far)} times before, each time to half the rate."
-                ]
-            if to is not None:
-                told += [f"checkpoint-{to} in {self.run.path} is from before."]
-            raise TrainingFailed(" ".join([*told, finding.advice]))
+            raise
         if self.accelerator.is_main_process:
             roll_back(self.run, finding, found_at, to)
             self.trackers.rewind()
@@ -315,12 +303,34 @@ class _Loop:
         average = self.updater.average
         return nullcontext() if average is None else average.in_place()
 
+    def _evaluation_is_due(self) -> bool:
+        """After the updates that are done; always after the last."""
+        due = self.done.updates % self.config.eval_every == 0
+        return due or self.done.updates == self.config.updates
+
+    def evaluate_again(self) -> None:
+        """The evaluation that a run was stopped in, once it is resumed: its figures are no older ones."""
+        done = self.done
+        if done.updates and done.evaluated != done.updates and self._evaluation_is_due():
+            row: dict[str, float] = {"update": self.done.updates}
+            self._evaluate(row)
+            self._record(row, judged=True)
+            if self.accelerator.is_main_process:
+                self._point()
+
+    def _account(self) -> None:
+        """Adds what all processes have spent to what is done."""
+        for cost in gathered(self.accelerator, self.meter.take()):
+            add_cost(self.done, cost)
+
     def _evaluate(self, row: dict[str, float]) -> bool:
-        """Adds held-out metrics to the row; returns whether they are the best so far."""
+        """Adds held-out metrics and the cost so far to the row; returns whether they are the best so far."""
         self.objective.eval()
         with torch.no_grad(), self._averaged(), self.updater.precision():
             self.metrics = self.task.evaluate()
-        row |= {f"eval_{k}": v for k, v in self.metrics.items()}
+        self.done.evaluated = self.done.updates
+        self._account()
+        row |= {f"eval_{k}": v for k, v in self.metrics.items()} | cost_row(self.done)
         if not self.task.better:
             return False
         name, sign = self.task.better
@@ -333,10 +343,11 @@ class _Loop:
     def checkpoint(self) -> None:
         """Writes the model and everything that resuming needs, then `last` and `best`."""
         final = self.run.checkpoint(self.done.updates)
+        self._account()
         self.accelerator.wait_for_everyone()
         main = self.accelerator.is_main_process
         if not self.anyone(main and final.exists()):
-            saved = self._gather(keep=main)
+            saved = take(self.updater, self.objective, self.done, self.metrics, keep=main)
             with writing_directory(final) if main else nullcontext() as temporary:
                 # The training's own weights first: what follows puts their average in their place.
                 if temporary is not None:
@@ -350,18 +361,6 @@ class _Loop:
             watch = self.task.watch
             self.run.prune(self.config.keep, None if watch is None else watch.sound_before)
         self.accelerator.wait_for_everyone()
-
-    def _gather(self, *, keep: bool) -> Saved:
-        average, watch = self.updater.average, self.task.watch
-        return Saved(
-            trained=gather_state(trained_state(self.objective), keep=keep),
-            optimizer=gather_optimizer(self.updater.optimizer, keep=keep),
-            average=None if average is None else [whole(v, keep=keep) for v in average.values],
-            done=self.done,
-            metrics=self.metrics,
-            watch=None if watch is None else watch.snapshot(),
-            unusable=[(r.item, r.reason, r.detail) for r in self.updater.unusable.values()],
-        )
 
     def _whole_model(self, *, keep: bool) -> dict[str, torch.Tensor] | None:
         if not is_sharded(self.accelerator):
@@ -392,8 +391,10 @@ class _Loop:
             ledger=self.run.quarantine,
         )
         rollbacks = [asdict(entry) for entry in read_rollbacks(self.run)]
-        notes = [] if self.task.remark is None else self.task.remark(self.metrics)
-        result = TrainingResult(planned, done, self.metrics, resumed_from, rollbacks, notes)
+        done |= {"flops": total_flops(self.done)}
+        result = TrainingResult(
+            planned, done, self.metrics, resumed_from, rollbacks, self._remarks()
+        )
         self.trackers.close()
         if self.accelerator.is_main_process:
             write_json(self.run.path / RESULT, asdict(result))

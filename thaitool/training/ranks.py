@@ -36,8 +36,13 @@ def make_accelerator(config: Training) -> Accelerator:
     """Accelerate with our precision and device; reads the environment of `accelerate launch`.
 
     Raises:
-        EnvironmentProblem: no such device, or FSDP of version 1.
+        EnvironmentProblem: no such device, FSDP of version 1, or DeepSpeed.
     """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise EnvironmentProblem(
+            "DeepSpeed is not supported, as its engine makes the updates itself and they could not be resumed exactly;"
+            " use --use_fsdp --fsdp_version 2, which shards weights, gradients and optimizer in the same way."
+        )
     accelerator = Accelerator(
         cpu=choose_device(config.device) == "cpu", mixed_precision=config.mixed_precision
     )

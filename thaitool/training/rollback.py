@@ -1,7 +1,7 @@
 """Going back to a sound checkpoint after a collapse, so that a kill at any moment changes nothing.
 
 Three steps, each whole or absent: the decision is written down; the files of what came after are set aside; the
-decision is marked as done. A resumed run finishes what it finds begun. Judges nothing and loads nothing.
+decision is marked as done. A resumed run finishes what it finds begun. Judges no metrics and loads nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from thaitool.errors import TrainingFailed
 from thaitool.files import write_json
 
 if TYPE_CHECKING:
@@ -44,6 +45,28 @@ def read_rollbacks(run: RunDir) -> list[Rollback]:
     if not file.exists():
         return []
     return [Rollback(**entry) for entry in json.loads(file.read_text("utf-8"))]
+
+
+def place_to_return(run: RunDir, finding: Finding, allowed: int) -> int:
+    """Update of the checkpoint to go back to; `allowed` is how often a run may.
+
+    Raises:
+        TrainingFailed: it may no more, or has no checkpoint from before the finding.
+    """
+    so_far = read_rollbacks(run)
+    to = run.newest_before(finding.onset)
+    if so_far and to is not None and to <= so_far[-1].to:
+        # Nothing sound was reached since: the last place was on its way to the collapse already.
+        older = run.newest_before(so_far[-1].to)
+        to = to if older is None else older
+    if to is not None and len(so_far) < allowed:
+        return to
+    told = [finding.sentence]
+    if so_far:
+        told += [f"The run was rolled back {len(so_far)} times before, each time to half the rate."]
+    if to is not None:
+        told += [f"checkpoint-{to} in {run.path} is from before."]
+    raise TrainingFailed(" ".join([*told, finding.advice]))
 
 
 def roll_back(run: RunDir, finding: Finding, found_at: int, to: int) -> None:

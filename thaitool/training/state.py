@@ -40,6 +40,15 @@ class Done:
     train_s: float = 0.0
     best: float | None = None
     best_update: int = 0
+    evaluated: int = 0
+    """Update of the last evaluation that came to its end."""
+    flops_counted: int = 0
+    """This and what follows: the cost of training, as in `thaitool.training.cost`."""
+    layer_flops_counted: int = 0
+    layer_flops: int = 0
+    processor_s: float = 0.0
+    peak_rss_bytes: int = 0
+    peak_cuda_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Questions about recordings of any length to answers, many at a time."""
