@@ -16,7 +16,7 @@ from thaitool.config import DecoderShape
 from thaitool.errors import InputError
 from thaitool.models.aed import AttentionDecoder
 from thaitool.models.encoder import new_config
-from thaitool.models.encoders.interface import Layer, new_speech_encoder
+from thaitool.models.encoders.interface import Layer, load_speech_encoder, new_speech_encoder
 from thaitool.models.recogniser import Recogniser, is_recogniser, load_recogniser, save_recogniser
 from thaitool.text.units import build_vocabulary
 
@@ -73,6 +73,21 @@ def test_what_was_saved_comes_back(tmp_path: Path, family: str, layer: Layer, ae
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
     assert extractor.do_normalize == model.encoder.normalises
+
+
+@pytest.mark.parametrize("layer", ["last", "mix", 1])
+def test_its_encoder_can_be_taken_alone(tmp_path: Path, layer: Layer) -> None:
+    model = recogniser(layer=layer)
+    save_recogniser(tmp_path, model)
+    encoder = load_speech_encoder(tmp_path, layer=layer)
+    audio, lengths = tiny.ragged_audio(9_000, 16_000)
+    with torch.inference_mode():
+        for ours, theirs in zip(
+            encoder(audio, lengths), model.encoder(audio, lengths), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+    with pytest.raises(InputError, match=f"trained with layer {layer}, but layer 2 was asked for"):
+        load_speech_encoder(tmp_path, layer=2)
 
 
 def test_loading_draws_no_random_numbers(saved: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
@@ -16,6 +17,7 @@ import httpx2
 import numpy as np
 import openai
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -465,3 +467,39 @@ def test_metrics_count_what_happened(engines: Callable[[], Engine]) -> None:
             "0.0",
             "0.0",
         )
+
+
+def test_those_who_are_refused_keep_no_place(engines: Callable[[], Engine]) -> None:
+    """A refusal waits a while for what its client still sends; others are let in meanwhile."""
+    rules = {"key": "k", "only_loopback_names": False, "max_requests": 1}
+    with serving.serving(engines(), rules=rules) as url, connection(url) as raw:
+        raw.sendall(head("Content-Length: 1000"))
+        assert b"401" in raw.recv(10_000)
+        right = {"Authorization": "Bearer k"}
+        sound = {"file": ("a.wav", CLIP)}
+        assert httpx2.post(url + TRANSCRIBE, files=sound, headers=right).status_code == 200
+
+
+def test_a_mistake_of_the_server_is_told_and_counted_as_one(
+    engines: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("thaitool.serving.app.upload", full)
+    with serving.serving(engines()) as url:
+        response = post(url)
+        assert (response.status_code, error_of(response)["code"]) == (500, "failed")
+        assert "space" not in response.text
+        eventually(lambda: outcomes(url) == {"failed": 1}, "it was not counted")
+
+
+def test_a_sound_of_many_channels_is_refused_before_it_is_decoded(url: str) -> None:
+    """Silent channels cost no bytes in Ogg, but each costs as much time as a recording of its own."""
+    buffer = io.BytesIO()
+    many = np.zeros((16_000, 32), np.float32)
+    many[:, 0] = serving.clip(0, 1.0)
+    soundfile.write(buffer, many, 16_000, format="OGG")
+    response = post(url, buffer.getvalue())
+    assert (response.status_code, error_of(response)["code"]) == (400, "channels")
+    assert "has 32" in response.text

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
@@ -18,9 +19,11 @@ from tests import aligning, tiny
 from thaitool.data.manifest import from_utterances, write_manifest
 from thaitool.errors import InputError, QuarantineError
 from thaitool.models.align_judge import BASELINES, COMPARED, alarms
-from thaitool.models.encoder import feature_extractor
-from thaitool.models.encoders.interface import SpeechEncoder
+from thaitool.models.encoder import feature_extractor, new_config
+from thaitool.models.encoders.interface import SpeechEncoder, new_speech_encoder
+from thaitool.models.recogniser import Recogniser, save_recogniser
 from thaitool.stages import align
+from thaitool.text.units import build_vocabulary
 from thaitool.training.cost import MEASURED
 from thaitool.training.run_dir import RunDir, resolve
 
@@ -269,3 +272,16 @@ def test_two_processes_align_what_one_does(method: str, base: Path, tmp_path: Pa
     assert "retrieval_mrr" in done.stdout
     assert "(random pair 0." in done.stdout
     assert "shuffled audio" in done.stdout
+
+
+def test_the_encoder_of_a_recogniser_can_be_aligned(base: Path, tmp_path: Path) -> None:
+    """`finetune --head` makes an encoder that hears; `align` and `finetune` go on with it."""
+    torch.manual_seed(0)
+    encoder = new_speech_encoder(new_config(**tiny.SHAPE), layer="last")
+    model = Recogniser(encoder, build_vocabulary(["เปิดไฟ ปิดไฟ", "ตั้งปลุก"]))
+    save_recogniser(tmp_path / "heard", model.eval())
+    config = aligning.settings(base, tmp_path / "aligned", encoder=tmp_path / "heard")
+    align.run(config)
+    weights = load_file(tmp_path / "aligned" / "best" / "front_end.safetensors")
+    for name, tensor in model.encoder.model.state_dict().items():
+        assert torch.equal(weights[f"audio_tower.{name}"], tensor)

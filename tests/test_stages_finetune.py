@@ -20,6 +20,7 @@ from thaitool.errors import InputError, Interrupted, TrainingFailed
 from thaitool.stages import align, finetune, finetune_show
 from thaitool.training.finetune import Objective
 from thaitool.training.finetune_data import repeats
+from thaitool.training.ranks import on_main_first
 from thaitool.training.run_dir import RunDir, resolve
 from thaitool.training.task import Loss
 

@@ -13,8 +13,10 @@ import io
 import math
 import os
 import stat
+import threading
 import time
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -116,6 +118,18 @@ def twice(read: Callable[[], Result], item: str) -> Result:
         return read()
     except OSError as error:
         raise BadAudio(item, "unreadable", error.strerror or str(error)) from error
+
+
+@dataclass
+class _Quiet:
+    """Who has turned stderr off, and where it went before."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    threads: int = 0
+    kept: int = -1
+
+
+_QUIET = _Quiet()
 
 
 @contextmanager
@@ -313,15 +327,22 @@ def where_to_start(file: Any, frame: int) -> int:
 
 @contextmanager
 def _no_stderr() -> Iterator[None]:
-    """Sends what C libraries print to stderr nowhere."""
-    kept = os.dup(2)
+    """Sends what C libraries print to stderr nowhere, as long as any thread is in here."""
+    # The descriptor is the process's: of two threads, the second would keep what the first had put there.
+    with _QUIET.lock:
+        if _QUIET.threads == 0:
+            _QUIET.kept = os.dup(2)
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  (Path costs more than the open)
+                os.dup2(nowhere.fileno(), 2)
+        _QUIET.threads += 1
     try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  (Path costs more than the open)
-            os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        with _QUIET.lock:
+            _QUIET.threads -= 1
+            if _QUIET.threads == 0:
+                os.dup2(_QUIET.kept, 2)
+                os.close(_QUIET.kept)
 
 
 def resample(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:

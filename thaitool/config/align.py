@@ -22,8 +22,8 @@ class AlignConfig(Section):
 
     data: LoosePath = Field(description="Thai-SUP directory.")
     encoder: LoosePath = Field(
-        description="A run of `pretrain`, or the directory of a wav2vec 2.0, HuBERT, WavLM, wav2vec2-bert or Whisper"
-        " encoder."
+        description="A run of `pretrain` or of `finetune --head`, or the directory of a wav2vec 2.0, HuBERT, WavLM,"
+        " wav2vec2-bert or Whisper encoder."
     )
     layer: int | Literal["last", "mix"] = Field(
         "last",
@@ -99,7 +99,8 @@ class AlignConfig(Section):
     )
     ctc_temperature: Positive = Field(0.1, description="CTC's scores are divided by it.")
     select: Literal["retrieval_mrr", "probe_cer"] = Field(
-        "retrieval_mrr", description="Held-out figure that chooses the best checkpoint."
+        "retrieval_mrr",
+        description="Held-out figure that chooses the best checkpoint; probe_cer does not see a collapse.",
     )
     judge_items: Count = Field(500, description="Held-out rows that are judged, at most.")
     probe_every: int = Field(

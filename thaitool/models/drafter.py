@@ -91,9 +91,10 @@ def require_recogniser(path: Path) -> None:
         )
 
 
-def save_drafter(checkpoint: Path, path: Path, sha256: str) -> None:
-    """Writes into a checkpoint which recogniser its model was trained with."""
-    write_json(checkpoint / DRAFTER, {"recogniser": str(path.resolve()), "sha256": sha256})
+def save_drafter(checkpoint: Path, path: Path | str, sha256: str) -> None:
+    """Writes into a checkpoint which recogniser its model was trained with; a text names a folder of the checkpoint."""
+    place = path if isinstance(path, str) else str(path.resolve())
+    write_json(checkpoint / DRAFTER, {"recogniser": place, "sha256": sha256})
 
 
 def drafter_of(
@@ -118,7 +119,7 @@ def drafter_of(
         return None
     try:
         told = json.loads(file.read_text("utf-8"))
-        known, sha256 = Path(told["recogniser"]), str(told["sha256"])
+        known, sha256 = checkpoint / told["recogniser"], str(told["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} is damaged: {error!r}. Copy or make the checkpoint again."

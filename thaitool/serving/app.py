@@ -94,6 +94,12 @@ def application(service: Service) -> Gate:
         what = f"{request.method} {request.url.path}"
         return _Refused(Refusal(error.status_code, f"There is no {what} here.", "not_found"))
 
+    @app.exception_handler(Exception)
+    async def failed(request: Request, _: Exception) -> Response:
+        """A mistake of ours; it is raised again afterwards, and logged."""
+        request.state.outcome = "failed"
+        return _Refused(Refusal(500, "The server failed on this; see its log.", "failed"))
+
     return Gate(app, service.rules, service.measures)
 
 

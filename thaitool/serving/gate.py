@@ -60,6 +60,9 @@ class Gate:
     def __init__(self, app: Application, rules: Rules, measures: Measures) -> None:
         self._app, self._rules, self._measures = app, rules, measures
         self._open = 0
+        self._in_hand = 0
+        self.cut_off = 0
+        """Requests that had no answer when the server ended."""
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Lets a request through, or answers it with a refusal."""
@@ -117,8 +120,8 @@ class Gate:
             self._check_site(headers)
             self._check_key(headers)
             if scope["method"] == "POST":
-                self._check_room()
                 self._check_size(int(headers.get(b"content-length", b"0")), path)
+                self._check_room()
         except Refusal as refusal:
             state["outcome"] = refusal.code
             await refuse(refusal, receive, send)
@@ -135,11 +138,19 @@ class Gate:
             if ended and "status" in state and state["outcome"] == "left":
                 state["outcome"] = "ok"
 
+        # What was refused and only hears it to its end is in nobody's way.
+        self._in_hand += 1
         try:
             await self._app(scope, self._watched(receive, path, state), watched_send)
         except TimeoutError:
             # Nobody reads the answer; the server closes the connection when nothing more is sent.
             state["outcome"] = "left"
+        except asyncio.CancelledError:
+            state["outcome"] = "stopping"
+            self.cut_off += 1
+            raise
+        finally:
+            self._in_hand -= 1
 
     def _check_site(self, headers: dict[bytes, bytes]) -> None:
         if not self._rules.only_loopback_names:
@@ -174,7 +185,7 @@ class Gate:
             )
 
     def _check_room(self) -> None:
-        if self._open > self._rules.max_requests:
+        if self._in_hand >= self._rules.max_requests:
             raise busy(
                 f"The server has {self._rules.max_requests} requests in hand and takes no more. Ask again in a moment.",
                 1,

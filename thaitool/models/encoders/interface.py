@@ -51,6 +51,8 @@ _MODELS: dict[str, Any] = {
     "wav2vec2-bert": Wav2Vec2BertModel,
     "whisper": WhisperEncoder,
 }
+#: `models.recogniser.MODEL_TYPE`, which is made of encoders and cannot be imported here.
+_RECOGNISER = "thaitool_recogniser"
 _FAMILIES: dict[str, Any] = {
     "wav2vec2": wav2vec2,
     "hubert": wav2vec2,
@@ -199,7 +201,8 @@ def load_speech_encoder(
     """The encoder of a transformers directory, without any heads, in float32 and evaluation mode.
 
     Args:
-        path: Directory of config.json and safetensors, e.g. a checkpoint of `pretrain`.
+        path: Directory of config.json and safetensors, e.g. a checkpoint of `pretrain`; or a recogniser of `finetune
+            --head`, whose encoder is taken with the layer that it was trained with.
         layer: "last" is what the encoder puts out; n is the output of transformer layer n (1 is the lowest), normed
             over D, and layers above are not kept; "mix" a learned weighted mean of the input of the first layer and
             the outputs of all, each normed over D (SUPERB, section 3; its toolkit leaves out the norm by default).
@@ -209,6 +212,8 @@ def load_speech_encoder(
         InputError: no model of a known family, a weight is missing, or no such layer.
     """
     model_type = read_model_type(path)
+    if model_type == _RECOGNISER:
+        return _of_recogniser(path, layer, pad_to_window=pad_to_window)
     if model_type not in _MODELS:
         raise InputError(
             f"{path} must hold a speech encoder ({', '.join(_MODELS)}), but its model_type is {model_type!r}."
@@ -241,6 +246,20 @@ def load_speech_encoder(
             f" {min(report['missing_keys'])}."
         )
     return SpeechEncoder(model, layer).eval()
+
+
+def _of_recogniser(path: Path, layer: Layer, *, pad_to_window: bool) -> SpeechEncoder:
+    from thaitool.models.recogniser import load_recogniser  # it is made of encoders
+
+    encoder = load_recogniser(path).encoder
+    if encoder.layer != layer:
+        raise InputError(
+            f"{path} is a recogniser whose encoder was trained with layer {encoder.layer}, but layer {layer} was asked"
+            f" for; set the layer to {encoder.layer}."
+        )
+    if encoder.config.model_type == "whisper" and not pad_to_window:
+        encoder.config.pad_to_window = False
+    return encoder
 
 
 def _require_known(config: Any) -> None:
