@@ -147,7 +147,11 @@ OPTIONS = {
         " --judge-model jm --judge-key-variable JK --embedder e --embedder-model em --embedder-key-variable EK"
         " --seed 4 --device cpu"
     ),
-    "infer": "a.wav b.wav --model m --task ner --prompt p --llm l --device cpu",
+    "infer": (
+        "a.wav b.wav --model m --task ner --prompt p --split-s 9 --hotwords w,x --scene s --history {lines}"
+        " --form labels --labels {lines} --max-new-tokens 7 --temperature 0.5 --top-p 0.5 --seed 4 --rows 3"
+        " --drafter r --llm l --llm-dtype int8 --device cpu"
+    ),
 }
 WANTED: dict[str, dict[str, Any]] = {
     "scan": {
@@ -223,6 +227,20 @@ WANTED: dict[str, dict[str, Any]] = {
         "audio": [Path("a.wav"), Path("b.wav")],
         "task": "ner",
         "prompt": "p",
+        "split_s": 9.0,
+        "hotwords": ["w", "x"],
+        "scene": "s",
+        "history": ["ก"],
+        "form": "labels",
+        "labels": ["ก"],
+        "max_new_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.5,
+        "seed": 4,
+        "rows": 3,
+        "drafter": Path("r"),
+        "llm": Path("l"),
+        "llm_dtype": "int8",
         "device": "cpu",
     },
 }
@@ -230,8 +248,13 @@ WANTED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_every_option_reaches_the_configuration(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: str,
 ) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("ก\n", "utf-8")
     seen: list[Any] = []
     real = configuration.load
 
@@ -243,9 +266,8 @@ def test_every_option_reaches_the_configuration(
     monkeypatch.setattr(configuration, "load", load)
     extra = ["--set", "train.batch_s=4", "--set", "train.learning_rate=1e-4"]
     trains = command.split(maxsplit=1)[0] in {"pretrain", "align", "finetune"}
-    assert run(*command.split(), *OPTIONS[command].split(), *(extra if trains else [])) == 3, (
-        capsys.readouterr().err
-    )
+    options = OPTIONS[command].format(lines=lines).split()
+    assert run(*command.split(), *options, *(extra if trains else [])) == 3, capsys.readouterr().err
     (found,) = seen
     values = found.model_dump()
     for key, value in WANTED[command].items():

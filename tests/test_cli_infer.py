@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from thaitool.cli.infer import _words
+from thaitool.errors import InputError
+
 #: `thaitool infer` with a stage that answers at once: what is tested is the pipe around it.
 FAKE_INFER = """
 import signal, sys, types
@@ -71,6 +74,22 @@ def test_infer_answers_what_it_can_and_exits_3_for_the_rest() -> None:
     ]
     assert err == b"thaitool: 1 of 3 recordings could not be used; their lines say why.\n"
     assert process.returncode == 3
+
+
+def test_sound_of_any_kind_on_stdin_is_one_recording() -> None:
+    aiff = b"FORM\0\0\0\x10AIFFCOMM\0\n\0\n"
+    out, err = fake_infer().communicate(aiff, timeout=60)
+    assert [json.loads(line)["path"] for line in out.splitlines()] == ["-"]
+    assert err == b""
+
+
+def test_hotwords_are_words_or_a_file_that_is_there(tmp_path: Path) -> None:
+    words = ["สมชาย"] * 99  # more than a file name can have
+    assert _words(",".join(words)) == words
+    (tmp_path / "list").write_text("ก ข\n\nค\n", "utf-8")
+    assert _words(str(tmp_path / "list")) == ["ก ข", "ค"]
+    with pytest.raises(InputError, match=r"--hotwords words\.txt cannot be read"):
+        _words("words.txt")
 
 
 def test_infer_without_recordings_says_so() -> None:

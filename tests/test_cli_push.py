@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,17 @@ import yaml
 from peft import LoraConfig, get_peft_model
 
 from tests import llms, tiny
+from tests.lists import objects
 from thaitool.cli.console import guarded
 from thaitool.cli.main import app
 from thaitool.data.manifest import from_utterances, write_manifest
 from thaitool.errors import InputError
-from thaitool.models.checkpoint import load_speech_lm
+from thaitool.models.checkpoint import load_speech_lm, weights_sha256
 from thaitool.models.generate import answer
 from thaitool.models.whole import RECORD, is_whole
 from thaitool.records import AudioRef, Utterance
 from thaitool.stages import export
-from thaitool.training.lineage import licence_of
+from thaitool.training.lineage import licence_of, lineage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,8 +180,75 @@ def test_the_card_says_what_it_is_made_of(whole: Path) -> None:
     assert "| finetune | alpaca | ic | mit | 1 | 0.50 |" in text
     assert "1 of 3 training rows are marked `trainable: false`" in text
     assert "gone is not where it was" in text
-    assert "apache-2.0, cc0-1.0, mit." in text
+    assert "apache-2.0, cc0-1.0, mit, unknown." in text  # what came before is lost
+    told = text.split("## Tasks and what it is asked")[1].split("##")[0]
+    assert [line.split(" | ")[0] for line in told.split("\n") if "| " in line][2:] == [
+        "| asr",
+        "| ic",
+    ]
     assert "No evaluation was given" in text
+
+
+def test_a_card_scores_this_model_and_names_the_data(
+    checkpoint: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = tiny.clips(tmp_path / "audio", 2)
+    rows = ({"key": p.stem, "wav": str(p), "txt": "ก"} for p in sorted(sound.iterdir()))
+    data = objects(tmp_path / "held-out.jsonl", *rows)
+    asked: tuple[Any, ...] = ("--data", data, "--task", "asr", "--device", "cpu", "--no-shuffled")
+    asked += ("--set", "draws=20", "--set", "max_new_tokens=2")
+    assert run("eval", "--model", checkpoint, "--out", tmp_path / "mine", *asked) == 0
+    given = ("--report", f"Held out={tmp_path / 'mine'}")
+    assert run("convert", "merge", checkpoint, "--out", tmp_path / "w", *given) == 0
+    text = (tmp_path / "w" / "README.md").read_text("utf-8")
+    assert "### Held out\n\ndata held-out.jsonl, split test, task asr\n\n| task | score |" in text
+    assert "| asr | cer |" in text
+    assert str(tmp_path) not in text
+    # A report on the same, merged, is one of this model; of another model it is none.
+    report = tmp_path / "mine" / "report.json"
+    stored = json.loads(report.read_text("utf-8"))
+    stored["settings"]["weights sha256"] = weights_sha256(whole)
+    report.write_text(json.dumps(stored), "utf-8")
+    assert run("convert", "merge", checkpoint, "--out", tmp_path / "v", "--report", report) == 0
+    stored["settings"]["weights sha256"] = "0" * 64
+    report.write_text(json.dumps(stored), "utf-8")
+    capsys.readouterr()
+    assert run("convert", "merge", checkpoint, "--out", tmp_path / "x", "--report", report) == 3
+    assert "is of a model whose weights hash to 000000000000" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+    del stored["settings"]["weights sha256"]
+    report.write_text(json.dumps(stored), "utf-8")
+    assert run("convert", "merge", checkpoint, "--out", tmp_path / "x", "--report", report) == 0
+    text = (tmp_path / "x" / "README.md").read_text("utf-8")
+    assert "does not say which weights gave the answers" in text
+
+
+def test_a_checkpoint_away_from_its_run_is_no_base_model(checkpoint: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(checkpoint / "checkpoint-8", tmp_path / "copied")
+    ancestors, lost = lineage(copied)
+    assert ancestors == []
+    assert lost == [
+        "copied is not in the directory of its run, so what it was trained on is unknown."
+    ]
+
+
+def test_a_run_names_its_base_by_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    run_dir = tmp_path / "align"
+    run_dir.mkdir()
+    (run_dir / "run.json").write_text("{}")
+    (run_dir / "config.yaml").write_text("align: {encoder: thai/tiny-xlsr}", "utf-8")
+    assert lineage(run_dir)[1] == [
+        "align (align) has no manifest, so its data is unknown.",
+        "tiny-xlsr is not where it was, so what it was made of is unknown.",
+    ]
+    repository = tmp_path / "cache" / "models--thai--tiny-xlsr"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    snapshot = tiny.encoder_directory(repository / "snapshots" / COMMIT)
+    ancestors, lost = lineage(run_dir)
+    assert [(a.stage, a.path) for a in ancestors] == [("align", run_dir), ("base", snapshot)]
+    assert len(lost) == 1
 
 
 def test_a_licence_is_read_where_hubs_write_it(tmp_path: Path) -> None:
@@ -286,6 +355,16 @@ def test_a_hub_that_refuses_is_a_sentence(
     hub.refuses = True
     assert run("convert", "push", whole, "me/model") == 5
     assert "could not be written on the hub" in capsys.readouterr().err
+    assert not hub.files
+
+
+def test_a_hub_that_is_not_there_is_a_sentence(
+    whole: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert run("convert", "push", whole, "me/model") == 5
+    assert "ConnectError" in (said := capsys.readouterr().err)
+    assert "Check the connection" in said
     assert not hub.files
 
 

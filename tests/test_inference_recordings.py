@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ from thaitool.data.manifest import write_manifest
 from thaitool.data.scan import scan
 from thaitool.data.shards import ThaiSupRow, write_shard
 from thaitool.errors import ConfigError, InputError
+from thaitool.inference.answering import answers
+from thaitool.inference.engine import Request
 from thaitool.inference.model import Model
 from thaitool.inference.recordings import stretches
-from thaitool.inference.sources import recordings
+from thaitool.inference.sources import Recording, recordings
+from thaitool.records import AudioRef, Utterance
 from thaitool.stages import infer
+from thaitool.text.context import Context, context_text
 
 PAUSED = (0.9, 1.4, 0.7, 1.1)
 
@@ -200,6 +205,7 @@ def test_python_and_the_command_line_say_the_same(
         ({"task": "weather"}, InputError, "A task must be one of asr"),
         ({"tempreature": 1.0}, ConfigError, "tempreature: Extra inputs"),
         ({"labels": ["a"]}, ConfigError, "labels are for form: labels"),
+        ({"rows": 2, "device": "cuda"}, ConfigError, "device, rows must be given to load"),
     ],
 )
 def test_mistakes_from_python_are_sentences(
@@ -211,6 +217,30 @@ def test_mistakes_from_python_are_sentences(
     with pytest.raises(InputError, match="must be one sound file, but has 2 recordings"):
         model(tiny.clips(tmp_path / "two", 2))
     assert model(tmp_path / "gone.wav").error == "unreadable: No such file or directory"
+
+
+def test_what_is_said_of_all_recordings_replaces_only_those_fields_of_a_row(
+    model: Model, tmp_path: Path
+) -> None:
+    file = tiny.clips(tmp_path / "sounds", 1) / "clip-00.flac"
+    known = Context(("สมชาย",), "โทรศัพท์", draft="สวัสดี")
+    duration_s = soundfile.info(file).duration
+    row = Utterance("a", AudioRef(str(file)), duration_s, 16_000, context=context_text(known))
+    asked: list[Context | None] = []
+    real = model.engine.submit
+
+    def submit(request: Request) -> Any:
+        asked.append(request.context)
+        return real(request)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(model.engine, "submit", submit)
+        for given in ({}, {"scene": "ร้าน"}):
+            config = tiny.make(InferConfig, model="m", audio=["-"], max_new_tokens=2, **given)
+            recording = Recording(str(file), row, listed=True)
+            (answer,) = answers(model.engine, config, iter([recording]))
+            assert answer.error is None
+    assert asked == [known, replace(known, scene="ร้าน")]
 
 
 def test_the_command_line_starts_without_torch() -> None:

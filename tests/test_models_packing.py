@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -261,6 +262,34 @@ def test_other_forms_of_attention_pack_as_well(form: str) -> None:
 def test_an_llm_whose_rows_would_hear_each_other_is_refused(form: str) -> None:
     with pytest.raises(InputError, match="Packed rows must not change each other, but in this"):
         require_isolation(decoder_of(MIXING[form]), "cpu")
+
+
+class PacksOneSequence(torch.nn.Module):
+    """A decoder that looks for rows in a batch of one sequence only, as transformers once did."""
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.decoder, self.config = decoder, decoder.config
+
+    def get_input_embeddings(self) -> Any:
+        return self.decoder.get_input_embeddings()
+
+    def forward(self, **named: Any) -> Any:
+        alone = len(named["position_ids"]) == 1
+        return self.decoder(**named if alone else {**named, "position_ids": None})
+
+
+class HearsNothing(PacksOneSequence):
+    """Every state is the same, so that there is nothing to compare an effect with."""
+
+    def forward(self, **named: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=torch.ones_like(named["inputs_embeds"]))
+
+
+@pytest.mark.parametrize("form", [PacksOneSequence, HearsNothing])
+def test_the_proof_is_made_in_the_form_that_is_trained(form: Any) -> None:
+    with pytest.raises(InputError, match="Packed rows must not change each other, but in this"):
+        require_isolation(form(decoder_of(FORMS["window"])), "cpu")
 
 
 def test_the_proof_leaves_no_trace(tmp_path: Any) -> None:

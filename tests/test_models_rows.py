@@ -82,17 +82,44 @@ def test_a_row_is_the_same_bit_for_bit_beside_any_others(name: str) -> None:
             assert torch.equal(together[place], alone[i]), (chosen, i)
 
 
-def test_a_row_is_the_same_with_two_threads() -> None:
-    """They share the rows of a product, so that each must have enough of them."""
+@pytest.mark.parametrize(
+    # Threads that have a core each wait for each other in a loop, which takes long where others work.
+    ("threads", "width"),
+    [pytest.param(2, 80, marks=pytest.mark.slow), (6, 6144)],
+)
+def test_a_row_is_the_same_with_several_threads(threads: int, width: int) -> None:
+    """They share the rows of a product, so that each must have enough of them; and the elements of an activation."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     try:
-        llm = model("llama")
-        together = played(llm, [5, 3, 0, 6, 8], steps=1)
-        for place, i in enumerate([5, 3, 0]):
+        torch.manual_seed(0)
+        config = LlamaConfig(**{**SIZES, "intermediate_size": width})
+        llm = AutoModelForCausalLM.from_config(config).eval()
+        act = llm.model.layers[0].mlp.act_fn
+        real = act.forward
+        seen: list[int] = []
+
+        def watched(x: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return real(x)  # type: ignore[no-any-return]
+
+        act.forward = watched
+        together = played(llm, [9, 5, 3, 0, 4], steps=1)
+        # Differences of the last bit are too rare to be met in so few numbers.
+        assert set(seen) == {2}
+        for place, i in enumerate([9, 5, 3]):
             assert torch.equal(together[place], played(llm, [i], steps=1)[0])
+        assert torch.get_num_threads() == threads  # put back
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_layer_that_sees_less_by_its_mask_alone_is_not_packed() -> None:
+    llm = model("qwen3")
+    llm.config = type(llm.config)(**llm.config.to_dict())
+    llm.config.layer_types = ["full_attention", "chunked_attention"]
+    llm.config.attention_chunk_size = 64  # longer than the trial
+    assert not rows.can_pack(llm)
 
 
 def test_rows_that_join_later_change_nothing() -> None:

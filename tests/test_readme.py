@@ -256,8 +256,107 @@ def synth_sentence() -> str:
     )
 
 
+def synth_speed_sentence() -> str:
+    """How fast `synth` calls, speaks and packs, and what it holds in memory, from the results file."""
+    found = results("synth.json")
+    clean, faulty, speech = found["clean"], found["faulty"], found["speech"]
+    memory = found["memory"]
+    return (
+        f"{clean['rows']:,} calls to a local server that takes {1000 * found['server']['latency_s']:.0f} ms and"
+        f" {found['server']['in_flight']} at once went at {100 * clean['share_of_ideal_rate']:.0f} % of what it could"
+        f" take; with refusals, errors, hangs and broken JSON {faulty['calls_per_row']:.2f} calls a row, none lost or"
+        f" doubled. The embedded voices speak {speech['voice_times_real_time']:.0f} times as fast as people on one"
+        f" core, two processes {found['scaling']['scaling_2_processes']:.2f} times as fast as one; packing is"
+        f" {speech['packing_times_real_time']:,.0f} times as fast."
+        f" Memory is {memory[0]['peak_mb']:,.0f} MB at {memory[0]['rows']:,} rows and"
+        f" {memory[-1]['peak_mb']:,.0f} MB at {memory[-1]['rows']:,}."
+    )
+
+
+def align_rows() -> list[str]:
+    """The table of methods: retrieval, one-frame share and word boundaries, means over seeds."""
+    methods = results("align-methods.json")["equal_updates"]
+    words = results("align-words.json")["boundaries"]
+
+    def share(found: dict[str, Any], name: str) -> str:
+        told = found[name]
+        return f"{100 * told['mean']:.0f} ± {100 * (told['high'] - told['mean']):.0f} %"
+
+    def boundary(name: str) -> str:
+        told = words[name]
+        shifted = told["shifted"]["mean_ms"]
+        return (
+            f"{told['mean_ms']:.0f} ({told['low_ms']:.0f} to {told['high_ms']:.0f}) | {shifted:.0f}"
+        )
+
+    header = [
+        "| `--method` | speech finds its text, R@1 | text finds its speech, R@1 | one-frame tokens"
+        " | boundary error, ms | without its lag, ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = [
+        f"| {NAMES.get(name, name)} | {share(found, 'retrieval_r1')} | {share(found, 'text_retrieval_r1')} |"
+        f" {share(found, 'one_frame_share')} | {boundary(f'{name}, path')} |"
+        for name, found in methods.items()
+    ]
+    others = {"a uniform split": "uniform split", "`forced_align` on ctc": "ctc, forced_align"}
+    rows += [f"| {told} | | | | {boundary(name)} |" for told, name in others.items()]
+    return [*header, *rows]
+
+
+NAMES = {"plain": "dtw `--plain` (the paper's bare loss)", "dtw": "dtw (default)"}
+
+
+def update_sentence() -> str:
+    """What an update of `align` costs beside ASR with the LLM in the loop."""
+    found = results("align-cpu.json")
+    whole, tiny = found["large"]["whole"], found["tiny"]
+    times = [1 / part["time_ratio_asr_to_dtw"] for part in (whole, tiny)]
+    memory = [1 / part["memory_ratio_asr_to_dtw"] for part in (whole, tiny)]
+    return (
+        f"With the shape of XLS-R 300M and of a 3B LLM ({whole['layers']} layers, random weights, float32), an update"
+        f" by `dtw` takes {times[0]:.2f} of the time and {memory[0]:.2f} of the memory of one by `asr` on one core;"
+        f" with tiny models {times[1]:.2f} and {memory[1]:.2f}."
+    )
+
+
+def test_figures_of_align_are_those_of_the_results_files() -> None:
+    assert "\n".join(align_rows()) in README
+    assert update_sentence() in " ".join(README.split())
+
+
+def infer_sentence() -> str:
+    """How fast answers and packed training are, from the results files."""
+    infer, serving = results("infer.json"), results("serving.json")["serving"]
+    packed = results("finetune-cpu.json")["plain"]["packed_to"]["processor"]
+    shapes = [name for name, found in infer.items() if isinstance(found, dict) and "clips" in found]
+
+    def each(values: list[float]) -> str:
+        return " and ".join(f"{value:.1f}" for value in values)
+
+    def times(form: str) -> str:
+        return each([infer[name]["times_faster_than_loop"][form] for name in shapes])
+
+    served = " and ".join(f"{found['served_of_offline']:.2f}" for found in serving.values())
+    errors = sum(found["errors"] for found in serving.values())
+    clips = next(iter(serving.values()))["clips"]
+    return (
+        f"On one core, with LLMs of {' and '.join(shapes)} (random weights) and short clips, texts compared first:"
+        f" `infer` is {times('infer')} times as fast as a loop of transformers over the files, {times('bfloat16')} in"
+        f" bfloat16, {times('int8')} in 8 bits. The server, asked about {clips} clips by 32 clients at once, reaches"
+        f" {served} of `infer`, with {errors} errors. Packed training is {packed['shuffled']:.1f} times as fast as"
+        f" batches of a fixed number of rows, and {packed['seconds']:.2f} and {packed['tokens']:.2f} times as fast as batches"
+        " sorted by duration and by tokens."
+    )
+
+
+def test_speed_of_answers_is_that_of_the_results_files() -> None:
+    assert infer_sentence() in " ".join(README.split())
+
+
 def test_figures_of_synth_are_those_of_the_results_files() -> None:
     assert synth_sentence() in README
+    assert synth_speed_sentence() in " ".join(README.split())
 
 
 def test_figures_of_recognisers_and_pronunciation_are_those_of_the_results_files() -> None:

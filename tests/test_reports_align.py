@@ -52,6 +52,8 @@ def test_axes_end_outside_of_all_values_and_have_round_ticks() -> None:
     assert all(f"{tick:.0e}"[0] in "125" for tick in log.ticks())
     assert 3 <= len(log.ticks()) <= 8
     assert Axis(0, 10).ticks() == [0, 2, 4, 6, 8, 10]
+    for narrow in ([3e12], [3e12, 3.2e12], [6.1e3]):
+        assert len(axis_of(narrow, log=True).ticks()) >= 3
     for values in ([], [5.0], [0.0]):
         assert axis_of(values, log=True).low < axis_of(values, log=True).high
         assert axis_of(values).low < axis_of(values).high
@@ -117,14 +119,14 @@ def test_own_tokens_are_counted_beside_those_of_others() -> None:
 def test_a_map_keeps_clouds_apart_and_is_the_same_again() -> None:
     draw = np.random.default_rng(0)
     clouds = [
-        unit(draw.normal(size=(40, 6)) * 0.1 + centre) for centre in (np.eye(6)[0], np.eye(6)[1])
+        unit(draw.normal(size=(20, 6)) * 0.1 + centre) for centre in (np.eye(6)[0], np.eye(6)[1])
     ]
     first, again = tsne(clouds, 3), tsne(clouds, 3)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     a, b = first
     apart = np.linalg.norm(a.mean(0) - b.mean(0))
     assert apart > 2 * max(a.std(), b.std())
-    assert [p.shape for p in first] == [(40, 2), (40, 2)]
+    assert [p.shape for p in first] == [(20, 2), (20, 2)]
 
 
 def test_spans_divide_what_a_path_covers() -> None:
@@ -172,6 +174,24 @@ def test_word_beginnings_are_compared_with_the_path_and_a_uniform_split() -> Non
     assert word_places("มาบ้าน", alignment().words) == [0, 2]
 
 
+def test_a_lag_of_the_path_is_told_as_a_number() -> None:
+    """What an encoder with padding on the left does: each word 90 ms late, one of them 30 ms more."""
+    words = tuple(Span(w, k, k + 1) for k, w in enumerate("กขคงจ"))
+    pieces = tuple(Span(w.text, w.start_s + 0.09, w.end_s + 0.09) for w in words[:-1])
+    last = Span("จ", 4.12, 5.0)
+    found = boundary_errors(
+        [alignment(text="กขคงจ", duration_s=5.0, words=words, pieces=(*pieces, last))]
+    )
+    assert found is not None
+    assert found.late_ms == pytest.approx(90)
+    assert found.path_ms == pytest.approx(90 + 30 / 4)
+    assert found.shifted_ms == pytest.approx(30 / 4)
+    early = boundary_errors([alignment(pieces=(Span("มา ", 0.0, 0.3), Span("บ้าน", 0.3, 1.4)))])
+    assert early is not None
+    assert early.late_ms == pytest.approx(-100)
+    assert early.shifted_ms == 0
+
+
 def test_what_is_shown_comes_back_from_its_directory(tmp_path: Path) -> None:
     shown = Shown(7, (alignment(), alignment(id="two", words=())), vectors())
     write_shown(tmp_path / FOLDER, shown)
@@ -182,9 +202,18 @@ def test_what_is_shown_comes_back_from_its_directory(tmp_path: Path) -> None:
     assert back.vectors.said == ((0,), (1,))
     np.testing.assert_allclose(back.vectors.frames, shown.vectors.frames, atol=1e-3)
     assert read_shown(tmp_path / "nowhere") is None
-    (tmp_path / FOLDER / "vectors.npz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="is damaged"):
-        read_shown(tmp_path / FOLDER)
+    told = (tmp_path / FOLDER / "shown.json").read_text("utf-8")
+    whole = (tmp_path / FOLDER / "vectors.npz").read_bytes()
+    for broken in (b"nothing", b"", whole[:100], whole[: len(whole) // 2]):
+        (tmp_path / FOLDER / "vectors.npz").write_bytes(broken)
+        with pytest.raises(InputError, match="is damaged"):
+            read_shown(tmp_path / FOLDER)
+    (tmp_path / FOLDER / "vectors.npz").write_bytes(whole)
+    for key in ("update", "tokens", "said"):
+        less = {k: v for k, v in json.loads(told).items() if k != key}
+        (tmp_path / FOLDER / "shown.json").write_text(json.dumps(less), "utf-8")
+        with pytest.raises(InputError, match="is damaged"):
+            read_shown(tmp_path / FOLDER)
 
 
 def test_word_times_are_read_from_ctm(tmp_path: Path) -> None:
@@ -269,12 +298,47 @@ def test_runs_are_compared_by_what_they_cost(tmp_path: Path) -> None:
     # Without what finetune started from, the cost of all stages is not known.
     alone = build_align_report([slm, asr], created="now", scores=[("slm", of_cer(0.25))])
     assert alone.points == ()
+    assert f"slm started from {dtw / 'best'}, which is not among the runs" in alone.remarks[0]
     with pytest.raises(
         InputError, match=r"--scores x=... must name a run of this report \(dtw, asr\)"
     ):
         build_align_report([dtw, asr], created="now", scores=[("x", of_cer(0.1))])
     with pytest.raises(InputError, match="has no CER"):
         build_align_report([dtw], created="now", scores=[("dtw", Report("t", "eval", "now"))])
+
+
+def test_the_cost_of_a_run_is_that_of_all_before_it(tmp_path: Path) -> None:
+    """Of finetune after finetune after align; of direct multitask training, whose align has no update."""
+    dtw = run_directory(tmp_path / "dtw")
+    first = run_directory(tmp_path / "first", "finetune", flops=2e12, model=str(dtw))
+    second = run_directory(tmp_path / "second", "finetune", flops=4e12, model=str(first / "best"))
+    none = run_directory(tmp_path / "none", method="none")
+    (none / "metrics.jsonl").unlink()
+    direct = run_directory(tmp_path / "direct", "finetune", flops=5e12, model=str(none))
+    runs, cer = [second, first, dtw, none, direct], of_cer(0.5)
+    report = build_align_report(
+        runs, created="", scores=[("second", cer), ("first", cer), ("direct", cer)]
+    )
+    assert {p.name: p.flops for p in report.points} == {
+        "second": 7e12,
+        "first": 3e12,
+        "direct": 5e12,
+    }
+    assert report.remarks == ()
+    assert "0 of 0" in report_html(report)
+    # Without the middle of the chain; with one that was not counted; without a value.
+    part = build_align_report([second, dtw], created="", scores=[("second", cer)])
+    assert part.points == ()
+    assert f"second started from {first / 'best'}" in part.remarks[0]
+    lines = [json.loads(line) for line in (dtw / "metrics.jsonl").read_text().splitlines()[:-1]]
+    rows = [json.dumps({k: v for k, v in line.items() if k != "flops"}) + "\n" for line in lines]
+    (dtw / "metrics.jsonl").write_text("".join(rows))
+    part = build_align_report([first, dtw], created="", scores=[("first", cer)])
+    assert "those of dtw were not counted" in part.remarks[0]
+    empty = Report("t", "eval", "now", tasks=(TaskScores("asr", 1, (Score("cer", 0, 0),), (), ()),))
+    part = build_align_report([none, direct], created="", scores=[("direct", empty)])
+    assert "its report has no value for CER" in part.remarks[0]
+    assert "direct" in report_html(part)
 
 
 def test_runs_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
@@ -287,9 +351,18 @@ def test_runs_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
         build_align_report([run_directory(tmp_path / "p", "pretrain")], created="now")
     other = run_directory(tmp_path / "b" / "run")
     assert [r.name for r in build_align_report([run, other], created="").runs] == ["a/run", "b/run"]
+    deep = run_directory(tmp_path / "c" / "b" / "run")
+    names = [r.name for r in build_align_report([run, other, deep], created="").runs]
+    assert names == ["a/run", f"{tmp_path.name}/b/run", "c/b/run"]
     (other / "metrics.jsonl").write_text("not json\n", "utf-8")
     with pytest.raises(InputError, match="cannot be read as a run"):
         build_align_report([other], created="now")
+    good = (deep / "config.yaml").read_text("utf-8")
+    for config, kept in (("{}", "{}"), ("[]", "{}"), ("{align: {}}", "{}"), (good, "{}")):
+        (deep / "config.yaml").write_text(config, "utf-8")
+        (deep / "run.json").write_text(kept, "utf-8")
+        with pytest.raises(InputError, match=r"cannot be read as a run|is a run of"):
+            build_align_report([deep], created="now")
     (run / "result.json").unlink()
     (unfinished,) = build_align_report([run], created="now").runs
     assert unfinished.notes == (
@@ -341,6 +414,16 @@ def test_the_files_are_whole_and_need_no_network(tmp_path: Path) -> None:
     told = json.loads(files[0].read_text("utf-8"))
     assert told["runs"][0]["alignments"][0]["words"][1]["text"] == "บ้าน"
     assert told["runs"][0]["boundaries"]["path_ms"] == pytest.approx(100)
+    assert told["runs"][0]["boundaries"]["late_ms"] == pytest.approx(100)
+    assert page.count("+100 ms") == 2  # of all, and beside the picture
+    write_shown(run / FOLDER, Shown(4, (alignment(words=()),), vectors()))
+    assert "cannot be told without true word times" in report_html(
+        build_align_report([run], created="now", mapped=False)
+    )
+    other = alignment(words=(Span("รถ", 0, 1), Span("ไฟ", 1, 1.4)))
+    write_shown(run / FOLDER, Shown(4, (other,), vectors()))
+    (remark,) = build_align_report([run], created="now", mapped=False).remarks
+    assert "run has true word times, but none to compare" in remark
 
 
 def test_a_report_is_of_data_or_of_runs() -> None:

@@ -224,6 +224,18 @@ def test_what_was_said_before_becomes_history(
     assert text == offline.answer([replace(request, context=context)])[0].text
 
 
+def test_an_answer_can_be_sent_back_as_a_message(client: openai.OpenAI) -> None:
+    """As OpenAI's examples do: with the fields that are null in it."""
+    asked: list[Any] = messages(serving.sound(serving.clip(3)), "ใคร")
+    nothing: Any = None
+    first = client.chat.completions.create(
+        model="tiny", messages=asked, temperature=nothing, stop=nothing, tools=nothing
+    )
+    before: list[Any] = [{"role": "user", "content": "ใคร"}, first.choices[0].message]
+    second = client.chat.completions.create(model="tiny", messages=[*before, *asked])
+    assert second.choices[0].message.content
+
+
 def test_answers_keep_to_a_closed_set(
     client: openai.OpenAI, offline: Engine, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from tests import serving, tiny
 from tests.test_models_recogniser import recogniser
+from thaitool.audio.decode import _no_stderr
 from thaitool.cli import serve as cli_serve
 from thaitool.cli.console import guarded
 from thaitool.cli.main import app
@@ -172,6 +174,9 @@ def test_a_recogniser_is_served_as_what_it_is(tmp_path: Path) -> None:
         assert post(url).json()["text"] == expected
         refused = post(url, task="ic")
         assert (refused.status_code, "only transcribes" in refused.text) == (400, True)
+        for field in ({"hotwords": "ขอนแก่น"}, {"prompt": "ครับ"}, {"temperature": "1"}):
+            unheard = post(url, **field)  # it would change nothing
+            assert (unheard.status_code, "is a recogniser" in unheard.text) == (400, True)
 
     served(tiny.make(ServeConfig, model=tmp_path / "ctc", port=0), ask)
 
@@ -181,6 +186,62 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(tmp_path: Path) -
         port = taken.getsockname()[1]
         with pytest.raises(EnvironmentProblem, match="Choose another --port"):
             serve.run(tiny.make(ServeConfig, model=tmp_path, port=port), lambda *_: None)
+
+
+def test_of_two_servers_on_one_port_the_second_is_told_at_once() -> None:
+    """Both are loading their models; neither takes requests yet."""
+    with serve._listening("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(EnvironmentProblem, match="Choose another --port"):  # noqa: SIM117
+            with serve._listening("127.0.0.1", port):
+                pass
+
+
+def test_what_is_logged_is_seen_while_an_mp3_is_decoded(capfd: pytest.CaptureFixture[str]) -> None:
+    with serve._logging(), _no_stderr():
+        logging.getLogger("thaitool.serving").error("The model failed.")
+        logging.getLogger("uvicorn.error").error("So did the server.")
+    said = capfd.readouterr().err
+    assert "thaitool.serving: The model failed." in said
+    assert "uvicorn.error: So did the server." in said
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_second_sigterm_ends_at_once_and_what_is_cut_off_is_said(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, tell, ended_s = Engine.step, cli_serve._tell, list[float]()
+
+    def slowly(engine: Engine) -> Any:
+        time.sleep(0.02)
+        return step(engine)
+
+    def asking(url: str) -> None:
+        monkeypatch.setattr(Engine, "step", slowly)  # 2000 tokens are 40 s now
+        asked = threading.Thread(target=lambda: caught(url))
+        asked.start()
+        while "thaitool_open_requests 1.0" not in httpx2.get(url + "/metrics").text:
+            assert asked.is_alive()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        ended_s.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def caught(url: str) -> None:
+        with pytest.raises(httpx2.HTTPError):
+            post(url, temperature="1.9", stream="true").raise_for_status()
+
+    def told(url: str, is_open: bool) -> None:
+        tell(url, is_open)
+        threading.Thread(target=asking, args=(url,)).start()
+
+    monkeypatch.setattr(cli_serve, "_tell", told)
+    command = ["infer", "--serve", "--port", "0", "--model", str(model), "--max-new-tokens", "2000"]
+    assert guarded(lambda: app(command, prog_name="thaitool", standalone_mode=False)) == 0
+    said = capsys.readouterr().err
+    assert "thaitool: Stopped; 1 requests in hand got no answer." in said
+    assert "Traceback" not in said
+    assert time.monotonic() - ended_s[0] < 10  # of 30 s of grace
 
 
 @pytest.mark.usefixtures("signals")

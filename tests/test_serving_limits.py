@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import socket
@@ -17,7 +16,6 @@ import httpx2
 import numpy as np
 import openai
 import pytest
-import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,6 +181,8 @@ def test_bodies_that_are_wrong_are_explained(url: str, body: Any, sentence: str)
 def test_other_requests_are_refused_in_the_same_shape(url: str) -> None:
     assert error_of(httpx2.get(url + "/v1/embeddings"))["code"] == "not_found"
     assert httpx2.get(url + TRANSCRIBE).status_code == 405
+    slash = httpx2.post(url + TRANSCRIBE + "/", content=bytes(100_000))
+    assert (slash.status_code, error_of(slash)["code"]) == (404, "not_found")
     no_form = httpx2.post(url + TRANSCRIBE, content=b"x")
     assert (no_form.status_code, error_of(no_form)["param"]) == (400, "file")
     torn = httpx2.post(
@@ -376,11 +376,15 @@ def test_a_crowd_is_asked_to_come_again_and_openai_clients_do(
 
 
 def test_an_answer_that_takes_too_long_is_given_up(engines: Callable[[], Engine]) -> None:
-    model = slow(engines(), 0.2)
-    with serving.serving(model, timeout_s=0.5) as url:
+    model = slow(engines(), 0.6)
+    with serving.serving(model, timeout_s=1.5) as url:
         response = post(url)
         assert (response.status_code, error_of(response)["code"]) == (504, "timeout")
+        eventually(lambda: not model.busy, "what was given up is still in the model")
+        began = time.monotonic()
         streamed = post(url, stream="true")  # begun before the time was over
+        # The time is not counted again from the first event on, which comes after 0.6 s.
+        assert time.monotonic() - began < 2.05
         assert streamed.status_code == 200
         assert '"code": "timeout"' in streamed.text.strip().split("\n\n")[-1]
         eventually(lambda: not model.busy, "what was given up is still in the model")
@@ -467,39 +471,3 @@ def test_metrics_count_what_happened(engines: Callable[[], Engine]) -> None:
             "0.0",
             "0.0",
         )
-
-
-def test_those_who_are_refused_keep_no_place(engines: Callable[[], Engine]) -> None:
-    """A refusal waits a while for what its client still sends; others are let in meanwhile."""
-    rules = {"key": "k", "only_loopback_names": False, "max_requests": 1}
-    with serving.serving(engines(), rules=rules) as url, connection(url) as raw:
-        raw.sendall(head("Content-Length: 1000"))
-        assert b"401" in raw.recv(10_000)
-        right = {"Authorization": "Bearer k"}
-        sound = {"file": ("a.wav", CLIP)}
-        assert httpx2.post(url + TRANSCRIBE, files=sound, headers=right).status_code == 200
-
-
-def test_a_mistake_of_the_server_is_told_and_counted_as_one(
-    engines: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> Any:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("thaitool.serving.app.upload", full)
-    with serving.serving(engines()) as url:
-        response = post(url)
-        assert (response.status_code, error_of(response)["code"]) == (500, "failed")
-        assert "space" not in response.text
-        eventually(lambda: outcomes(url) == {"failed": 1}, "it was not counted")
-
-
-def test_a_sound_of_many_channels_is_refused_before_it_is_decoded(url: str) -> None:
-    """Silent channels cost no bytes in Ogg, but each costs as much time as a recording of its own."""
-    buffer = io.BytesIO()
-    many = np.zeros((16_000, 32), np.float32)
-    many[:, 0] = serving.clip(0, 1.0)
-    soundfile.write(buffer, many, 16_000, format="OGG")
-    response = post(url, buffer.getvalue())
-    assert (response.status_code, error_of(response)["code"]) == (400, "channels")
-    assert "has 32" in response.text

@@ -188,8 +188,15 @@ def test_a_recording_is_asked_about_and_errors_are_shown(tmp_path: Path) -> None
 
     async def drive(page: Page, url: str) -> None:
         await page.open(url, 412)
-        await page.js("document.getElementById('record').click()")
+        await page.js("window.devices = navigator.mediaDevices; window.opened = 0")
+        await page.js("window.open_ = devices.getUserMedia.bind(devices), undefined")
+        await page.js(
+            "devices.getUserMedia = (want) => { opened++; return open_(want); }, undefined"
+        )
+        # Pressed twice before the browser has asked for permission: the first would never stop.
+        await page.js("at('record').click(), at('record').click()")
         await page.until("document.getElementById('recordText').textContent.endsWith('0:01')")
+        assert await page.js("opened") == 1
         await page.js("document.getElementById('record').click()")
         await page.until("!document.getElementById('chosen').hidden")
         assert await page.js("sound.name") == "recording.wav"

@@ -18,6 +18,7 @@ from tests import aligning, tiny
 from thaitool.cli.console import guarded
 from thaitool.cli.main import app
 from thaitool.data.loader import pad
+from thaitool.errors import InputError
 from thaitool.models.align_shown import FOLDER, Shown, read_shown
 from thaitool.models.checkpoint import load_front_end, load_tokenizer
 from thaitool.models.projector import Projector, ProjectorSettings
@@ -156,10 +157,24 @@ def test_each_run_has_a_page_with_players_and_costs(runs: list[Path]) -> None:
     assert alarms[-1] == json.loads((runs[0] / "result.json").read_text("utf-8"))["notes"]
 
 
+def test_word_times_of_other_utterances_are_refused(runs: list[Path], base: Path) -> None:
+    """They would be left out of every picture without a word."""
+    assert runs
+    (base / "other.ctm").write_text("clips/nobody.wav 1 0 1 รถ\n", "utf-8")
+    config = aligning.settings(base, base / "runs" / "other", word_times=base / "other.ctm")
+    with pytest.raises(InputError, match=r"names none of the \d+ held-out utterances, whose first"):
+        align.run(config)
+
+
 @pytest.mark.skipif(not tiny.installed("sklearn"), reason="scikit-learn is not installed")
 def test_the_command_compares_runs(
-    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("thaitool.reports.align.neighbours.ON_MAP", 30)
+
     def report(*args: str) -> int:
         return guarded(lambda: app(["report", *args], prog_name="thaitool", standalone_mode=False))
 

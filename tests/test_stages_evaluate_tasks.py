@@ -210,6 +210,48 @@ def test_a_list_of_a_file_goes_with_each_item(named: Path, model: Path, tmp_path
     assert found["hotword_false_rate"]["denominator"] == 2 * 4 - 2
 
 
+def test_other_questions_are_another_evaluation(
+    moods: Path, named: Path, model: Path, tmp_path: Path
+) -> None:
+    """Answers that are on disk are not those to other prompts, words or contexts."""
+    another = "of another model, data set or setting"
+    tasks = write(tmp_path / "tasks.yaml", TASKS)
+    settings = {"model": model, "task": "mood", "task_file": tasks}
+    run(moods, tmp_path / "mood", **settings)
+    run(moods, tmp_path / "mood", **settings)
+    tasks.write_text(TASKS.replace("How is it", "What mood"), "utf-8")
+    run(moods, tmp_path / "mood", **settings)  # a paraphrase that evaluation does not use
+    tasks.write_text(TASKS.replace("อย่างไร", "ไหม"), "utf-8")
+    with pytest.raises(InputError, match=another):
+        run(moods, tmp_path / "mood", **settings)
+
+    words = write(tmp_path / "words.txt", "มานี", "ปิติ")
+    listed = {"model": model, "task": "asr", "hotwords_file": words}
+    run(named, tmp_path / "asr", **listed)
+    words.write_text("มานี\nชูใจ\n", "utf-8")
+    with pytest.raises(InputError, match=another):
+        run(named, tmp_path / "asr", **listed)
+
+    row = {"key": "k0", "source": "audio/a.wav", "target": "ก", "task": "asr", "prompt": "พิมพ์"}
+    data = objects(tmp_path / "t.jsonl", row)
+    run(data, tmp_path / "own", model=model, task="asr")
+    objects(tmp_path / "t.jsonl", row | {"prompt": "ถอด"})
+    with pytest.raises(InputError, match=another):
+        run(data, tmp_path / "own", model=model, task="asr")
+
+
+def test_a_context_that_cannot_be_read_names_its_item(
+    sounds: Path, model: Path, tmp_path: Path
+) -> None:
+    row = Utterance("u7", AudioRef(str(sounds / "a.wav")), 1.0, 16_000, text="ก", task="asr")
+    label = json.dumps({"บุคคล": ["มานี"]}, ensure_ascii=False)
+    rows = [replace(row, context="{"), replace(row, id="n", task="ner", label=label)]
+    write_manifest(from_utterances(rows), tmp_path / "bad.arrow")
+    for number, more in enumerate(({}, {"hotwords": 1})):
+        with pytest.raises(InputError, match="Item u7: A context must be a JSON object"):
+            run(tmp_path / "bad.arrow", tmp_path / f"{number}", model=model, task="asr", **more)
+
+
 class Drafts:
     """Drafts how long a clip is, and how loud."""
 

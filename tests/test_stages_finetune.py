@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,14 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.test_training_drafts import recogniser_directory
+from thaitool.cli.finetune import _shares
 from thaitool.config import AlignConfig, FinetuneConfig
+from thaitool.data.loader import Batch, collate, load_audio
 from thaitool.data.plan import make_plan
 from thaitool.data.shards import read_thai_sup
-from thaitool.errors import InputError, Interrupted, TrainingFailed
+from thaitool.errors import ConfigError, InputError, Interrupted, TrainingFailed
+from thaitool.models.checkpoint import load_speech_lm
+from thaitool.models.drafter import load_drafter
 from thaitool.stages import align, finetune, finetune_show
 from thaitool.training.finetune import Objective
 from thaitool.training.finetune_data import repeats
@@ -32,7 +38,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sup(base: Path) -> Path:
-    return tiny.thai_sup(base)
+    with pytest.MonkeyPatch.context() as patch:
+        # A third of the time, for pages that are not looked at.
+        patch.setattr("thaitool.stages.synth.write_synth_report", lambda *_, **__: None)
+        return tiny.thai_sup(base)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +58,17 @@ def start(base: Path, sup: Path) -> Path:
         train=training(1),
     )
     return align.run(config).out
+
+
+@pytest.fixture(autouse=True)
+def _without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these trainings, and reports have tests of their own."""
+    monkeypatch.setattr(finetune, "write_finetune_report", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def recogniser(base: Path) -> Path:
+    return recogniser_directory(base / "recogniser")
 
 
 def training(updates: int, **changes: Any) -> dict[str, Any]:
@@ -129,6 +149,17 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         tuning(tmp_path, tmp_path, tmp_path, **{"tasks": ["asr", "ic"], **changes})
+
+
+def test_weights_on_the_command_line_name_each_task_once() -> None:
+    assert _shares("asr=1, ic = 2.5") == {"asr": 1.0, "ic": 2.5}
+    for text, message in (
+        ("asr=1,asr=2", "names asr twice"),
+        ("asr", "has 'asr'"),
+        ("asr=x", "has 'asr=x'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            _shares(text)
 
 
 def test_upper_layers_train_at_their_own_rate(sup: Path, start: Path, tmp_path: Path) -> None:
@@ -223,7 +254,7 @@ def test_ctc_comes_first_if_asked_for(
 
 
 def test_lora_stands_still_while_ctc_trains_alone(sup: Path, start: Path, tmp_path: Path) -> None:
-    train = training(3, eval_every=1, save_every=1, keep=3, weight_decay=0.5)
+    train = training(3, save_every=1, keep=3, weight_decay=0.5)
     config = tuning(
         sup, start, tmp_path / "run", ctc_weight=1.0, ctc_first_updates=2, tasks=["ic"], train=train
     )
@@ -234,8 +265,13 @@ def test_lora_stands_still_while_ctc_trains_alone(sup: Path, start: Path, tmp_pa
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], third[name]) for name in first)
+    # What is damaged is said in a sentence.
+    os.truncate(config.out / "checkpoint-3" / "adapter" / "adapter_model.safetensors", 600)
+    with pytest.raises(InputError, match=r"adapter must hold readable safetensors, but is damaged"):
+        load_speech_lm(config.out / "checkpoint-3")
 
 
+@pytest.mark.slow  # test_training_finetune has the quick one
 def test_gradient_checkpointing_changes_no_gradient(sup: Path, start: Path, tmp_path: Path) -> None:
     """With a frozen embedding table and embeddings as input, the reentrant kind gives LoRA none at all."""
     found = []
@@ -245,6 +281,7 @@ def test_gradient_checkpointing_changes_no_gradient(sup: Path, start: Path, tmp_
             start,
             tmp_path / f"run-{checkpointing}",
             gradient_checkpointing=checkpointing,
+            tasks=["ic"],
             train=training(2, learning_rate=1e-3),
         )
         finetune.run(config)
@@ -327,10 +364,34 @@ def test_show_prints_what_is_trained_and_leaves_nothing(
         assert any("in the loss" in line for line in row.lines())
 
 
-def test_drafts_go_into_every_prompt_and_bind_the_checkpoint(
+def test_show_says_what_it_cannot_show(
     sup: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recogniser = recogniser_directory(tmp_path / "recogniser")
+    config = tuning(sup, start, tmp_path / "run", tasks=["asr", "ic"])
+
+    def broken(cursor: int, epoch: int, rows: Any, **more: Any) -> Batch:
+        batch = collate(cursor, epoch, rows, **more)
+        return replace(batch, utterances=()) if rows[0].task == "ic" else batch
+
+    monkeypatch.setattr(finetune_show, "collate", broken)
+    with pytest.raises(InputError, match="No row of ic can be shown: the first epoch has none"):
+        finetune_show.show(config)
+
+
+def test_show_drafts_as_training_does(
+    sup: Path, start: Path, recogniser: Path, tmp_path: Path
+) -> None:
+    config = tuning(sup, start, tmp_path / "run", tasks=["asr"], drafter=recogniser)
+    (row,) = finetune_show.show(config)
+    (utterance,) = (u for u in read_thai_sup(sup, split="train") if u.id == row.id)
+    (draft,) = load_drafter(recogniser)([load_audio(utterance)])
+    assert draft
+    assert draft.replace("\ufffd", "<unk>") in row.prompt  # which the tiny LLM does not know
+
+
+def test_drafts_go_into_every_prompt_and_bind_the_checkpoint(
+    sup: Path, start: Path, recogniser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tuning(sup, start, tmp_path / "run", 1, tasks=["ic"], drafter=recogniser)
     prompts: list[str] = []
     asked = Objective.asked
@@ -355,7 +416,7 @@ def test_drafts_go_into_every_prompt_and_bind_the_checkpoint(
 
 
 def test_all_processes_hear_of_drafts_that_are_wrong(
-    sup: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sup: Path, start: Path, recogniser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check fails where `on_main_first` tells the others; raised after it, they would wait for ever."""
     told: list[str] = []
@@ -372,7 +433,6 @@ def test_all_processes_hear_of_drafts_that_are_wrong(
 
     monkeypatch.setattr(finetune, "on_main_first", watched)
     monkeypatch.setattr(finetune, "check_drafts", wrong)
-    recogniser = recogniser_directory(tmp_path / "recogniser")
     config = tuning(sup, start, tmp_path / "run", 1, tasks=["ic"], drafter=recogniser)
     with pytest.raises(TrainingFailed, match="Drafts are wrong"):
         finetune.run(config)

@@ -13,8 +13,8 @@ from thaitool.config import FinetuneConfig
 from thaitool.data.manifest import from_utterances
 from thaitool.records import AudioRef, Utterance
 from thaitool.stages.finetune_report import write_finetune_report
-from thaitool.training.finetune_evaluate import HeldOut
 from thaitool.training.finetune_figures import HeldTask
+from thaitool.training.finetune_held_out import HeldOut
 from thaitool.training.run_dir import RunDir
 
 N = 9

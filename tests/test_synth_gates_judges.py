@@ -118,7 +118,7 @@ def test_a_filter_that_passes_planted_rows_stops_the_run(tmp_path: Path) -> None
 
 def test_a_small_data_set_plants_enough_to_judge_its_filter(tmp_path: Path) -> None:
     """48 sentences with the default share would plant one, and a filter that passes anything would do."""
-    limits = Gates()
+    limits = Gates.model_validate({})
     assert planted_share(limits, 100_000) == limits.planted_share
     assert planted_share(limits, 100) == 0.3
     assert planted_share(limits, 10) == planted_share(limits, 0) == 1

@@ -143,12 +143,12 @@ class Varying(Objective):
 def test_a_long_run_is_estimated_from_some_of_its_updates(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(updates=60, batch_s=1.0)
+    config = settings(updates=24, batch_s=1.0)
     exact = go(Varying(), manifest, tmp_path / "exact", config).done
     assert exact["flops"] == exact["flops_counted"]
-    monkeypatch.setattr("thaitool.training.cost.COUNTED", 10)
+    monkeypatch.setattr("thaitool.training.cost.COUNTED", 6)
     told = go(Varying(), manifest, tmp_path / "told", config).done
-    assert told["flops_counted"] < 0.3 * exact["flops"]
+    assert told["flops_counted"] < 0.4 * exact["flops"]
     assert told["layer_flops"] == exact["layer_flops"]
     assert told["flops"] == pytest.approx(exact["flops"], rel=0.05)
     assert COUNTED == 32

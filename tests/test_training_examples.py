@@ -144,6 +144,9 @@ def test_a_pool_knows_what_is_said_in_rows_without_entity_labels() -> None:
     assert POOL.of(unknown) == ("มานี", "สมชาย")
     pool = hotword_pool(from_utterances([listed, row("y", "ner", text="t", label="no names")]))
     assert pool.words == ("มานี", "สมชาย")
+    # Who cannot be asked is set aside by `askable`, and stops nothing here.
+    broken = from_utterances([listed, row("z", text="ก", context="{")])
+    assert hotword_pool(broken).words == ("มานี", "สมชาย")
 
 
 def test_lists_have_the_drawn_size_share_and_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +21,17 @@ from thaitool.data.loader import Batch
 from thaitool.data.manifest import from_utterances, write_manifest
 from thaitool.errors import ConfigError, EnvironmentProblem, InputError, TrainingFailed
 from thaitool.models.ctc import ctc_loss
+from thaitool.models.packing import row_tokens
 from thaitool.records import Advance, AudioRef, Utterance
+from thaitool.text.context import Context, context_text
 from thaitool.text.normalize import normalize
 from thaitool.text.tasks import BUILT_IN
 from thaitool.text.units import build_vocabulary
 from thaitool.training import finetune_needs
-from thaitool.training.auxiliary import CtcHead, load_head
+from thaitool.training.auxiliary import WATCHED, CtcHead, load_head, remark_ctc
+from thaitool.training.examples import asked
 from thaitool.training.finetune import Objective
-from thaitool.training.finetune_data import known_tasks, read_sets
+from thaitool.training.finetune_data import fitting, known_tasks, plan_batches, read_sets
 from thaitool.training.finetune_needs import TIMED_UPDATES, needs, timed
 from thaitool.training.gradients import gradient_report, require_reach
 from thaitool.training.ranks import make_accelerator
@@ -88,7 +92,7 @@ def test_ctc_leaves_out_what_audio_cannot_carry_and_counts_it(tmp_path: Path) ->
         alone = ctc_loss(head.scores(head.norm(frames[:1])), counts[:1], ids)
     assert found.nats is not None
     assert float(found.nats) == pytest.approx(float(alone))
-    assert (found.units, found.rows) == (3.0, 1.0)
+    assert (found.units, found.fits) == (3.0, [True, False, False])
     assert found.logs["ctc_unalignable"] == (2.0, 3.0)
     assert head(frames, torch.tensor([0, 0, 0]), ["ก"] * 3).nats is None
     assert load_head(tmp_path, 6) is None
@@ -98,6 +102,59 @@ def test_ctc_leaves_out_what_audio_cannot_carry_and_counts_it(tmp_path: Path) ->
     assert all(torch.equal(v, kept.state_dict()[k]) for k, v in head.state_dict().items())
     with pytest.raises(InputError, match=r"ctc_head\.safetensors must fit ctc_units\.json"):
         load_head(tmp_path, 7)
+
+
+def test_a_ctc_loss_that_learns_nothing_is_told() -> None:
+    fine = {"ctc_unalignable": 0.0, "ctc_blank_share": 0.9}
+    assert remark_ctc([{"loss": 1.0}] * 99 + [fine] * WATCHED) == []
+    assert remark_ctc([{"ctc_unalignable": 1.0}] * (WATCHED - 1)) == []  # too few to say so
+    blank, without = {**fine, "ctc_blank_share": 0.99}, {"ctc_unalignable": 0.5}
+    assert remark_ctc([*[blank] * WATCHED, fine]) == []  # the last ones count
+    (alarm,) = remark_ctc([fine, *[blank] * WATCHED])
+    assert "blanks alone in more than 98%" in alarm
+    (alarm,) = remark_ctc([fine] * 5 + [without] * WATCHED)
+    assert "50% of the rows of the last 20 updates" in alarm
+
+
+def test_rows_are_counted_as_learned_only_where_they_are(tmp_path: Path) -> None:
+    """CTC alone learns nothing from a row whose audio cannot carry its transcript; the answers learn from all."""
+    model, processor = tiny.speech_lm(tiny.llm_directory(tmp_path / "llm"))
+    settings = config(
+        tmp_path, tasks=["asr", "ic"], lora_rank=0, ctc_weight=1.0, ctc_first_updates=1
+    )
+    head = CtcHead(model.config.text_config.hidden_size, build_vocabulary(["กขค"]))
+    make_trainable(model, settings, head)
+    audio, lengths = tiny.ragged_audio(8_000, 8_000)
+    utterances = (
+        Utterance("a", AudioRef("a.wav"), 0.5, 16_000, text="กข"),
+        Utterance("b", AudioRef("b.wav"), 0.5, 16_000, text="กขค" * 99, task="ic", label="ก"),
+    )
+    batch = Batch(0, 0, utterances, audio, lengths, ())
+    objective = Objective(model, processor, settings, BUILT_IN, ctc=head).train()
+    alone, both = (objective(batch, Step(update, 0.0, 0)) for update in (0, 1))
+    assert (alone.used, alone.tallies["rows"].tolist()) == (1, [1, 0])
+    assert (both.used, both.tallies["rows"].tolist()) == (2, [1, 1])
+    assert objective(batch, None).tallies == {}
+
+
+def test_parts_train_at_their_own_rates_and_an_adapter_stays_what_it_is(tmp_path: Path) -> None:
+    model, _ = tiny.speech_lm(tiny.llm_directory(tmp_path / "llm"))
+    rates = {"encoder_learning_rate": 1e-5, "projector_learning_rate": 1e-4}
+    groups = make_trainable(model, config(tmp_path, lora_rank=2, unfreeze_layers=1, **rates))
+    assert {g["name"]: g["lr"] for g in groups} == {
+        "lora": 1e-3,
+        "projector": 1e-4,
+        "encoder": 1e-5,
+    }
+    trained = {id(p) for g in groups for p in g["params"]}
+    assert trained == {id(p) for p in model.parameters() if p.requires_grad}
+    for change, message in (
+        ({"lora_rank": 3}, "of rank 2, .* lora_rank is 3; set it to 2"),
+        ({"lora_alpha": 64.0}, "of alpha 32.0, .* lora_alpha is 64.0; set it to 32.0"),
+        ({"lora_targets": ".*q_proj$"}, r"lora_targets is \.\*q_proj\$; set it to"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_trainable(model, config(tmp_path, **{"lora_rank": 2, **change}))
 
 
 def rows_of(folder: Path, splits: Sequence[str | None], **changes: Any) -> Path:
@@ -175,10 +232,53 @@ def test_training_draws_wordings_and_evaluation_does_not(tmp_path: Path) -> None
     assert set(fixed.asked(batch(0), step)[0]) == {first}
 
 
+def test_a_plan_by_tokens_foresees_the_longest_wording_and_list(tmp_path: Path) -> None:
+    """Against the tokens of what is really asked, over many epochs."""
+    files = sorted(tiny.clips(tmp_path / "clips", 12).iterdir())
+    names = [f"นาย{'สมชาย' * (1 + k % 3)}{k}" for k in range(12)]
+    utterances = [
+        Utterance(
+            f"u{k}",
+            AudioRef(str(file)),
+            0.4,
+            16_000,
+            text=f"{names[k]}มา",
+            task=("ner", "asr")[k % 2],
+            label=json.dumps({"บุคคล": [names[k]]}, ensure_ascii=False) if k % 2 == 0 else "มา",
+            split="dev" if k < 2 else "train",
+            context=context_text(Context(hotwords=tuple(names))) if k == 5 else None,
+        )
+        for k, file in enumerate(files)
+    ]
+    write_manifest(from_utterances(utterances), tmp_path / "rows.arrow")
+    model, processor = tiny.speech_lm(tiny.llm_directory(tmp_path / "llm"))
+    settings = config(
+        tmp_path / "rows.arrow",
+        tasks=["asr", "ner"],
+        hotword_share=1.0,
+        hotwords=4,
+        batch_tokens=900,
+    )
+    sets = read_sets(settings, BUILT_IN)
+    data = fitting(settings, sets, BUILT_IN, model.audio_tower, model.config, processor)
+    plan = plan_batches(data.train, data.tokens, settings)
+    rows = [data.train[k] for k in range(len(data.train))]
+    worst = 0.0
+    for epoch in range(40):
+        questions = asked(rows, BUILT_IN, seed=epoch, contexts=sets.contexts)
+        real = row_tokens(processor, questions[0], [6_400] * len(rows), questions[1])
+        assert (real <= data.tokens).all()
+        worst = max(worst, float((real / data.tokens).max()))
+        assert all(len(b) == 1 or real[b].sum() <= 900 for b in plan.epoch(epoch))
+    assert worst > 0.8  # and wastes little
+    assert max(len(b) for b in plan.epoch(0)) > 1
+
+
 def test_the_time_is_told_once_from_updates_that_were_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = iter([10.0, 10.0 + 2.0 * TIMED_UPDATES])
+    # The fourth has an evaluation in it.
+    clock = iter([10.0, 12.0, 14.0, 99.0, 101.0, 103.0])
     place = "thaitool.training.finetune_needs.time.perf_counter"
     monkeypatch.setattr(place, lambda: next(clock))
     made: list[int] = []
@@ -191,13 +291,14 @@ def test_the_time_is_told_once_from_updates_that_were_timed(
         yield advance
 
     told: list[tuple[str, str]] = []
-    with timed(bar, told.extend)("finetune", 100, 50) as advance:
+    with timed(bar, told.extend, after=60)("finetune", 100, 50) as advance:
         for _ in range(30):
             advance(1)
     assert len(made) == 30
     assert len(told) == 1
-    # 50 were done before, six now: 44 are left at 2 s each.
-    assert told[0][1].startswith("about 88 seconds for the other 44 updates, at 2.00 s each")
+    assert TIMED_UPDATES == 5
+    # 50 were done before, ten of another kind, six that are timed: 34 are left at 2 s each.
+    assert told[0][1].startswith("about 68 seconds for the other 34 updates, at 2.00 s each")
 
 
 def test_what_cannot_fit_is_refused_and_nothing_else(

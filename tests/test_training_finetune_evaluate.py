@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,8 @@ from thaitool.text.tasks import BUILT_IN, TaskSpec
 from thaitool.training import finetune_evaluate
 from thaitool.training.examples import asked
 from thaitool.training.finetune import Objective
-from thaitool.training.finetune_evaluate import (
-    HeldOut,
-    closed_sets,
-    evaluate,
-    hold_out,
-    require_changeable,
-)
+from thaitool.training.finetune_evaluate import evaluate, require_changeable
+from thaitool.training.finetune_held_out import HeldOut, closed_sets, hold_out
 from thaitool.training.finetune_judge import remark
 from thaitool.training.run_dir import RunDir
 
@@ -142,14 +137,14 @@ def test_other_processes_write_nothing(
     settings, run = config(folder, judge_items=2), run_dir(tmp_path)
     monkeypatch.setattr(finetune_evaluate, "gathered", lambda _, mine: [mine])
     with torch.no_grad():
-        evaluate(objective, held_out(folder, settings), settings, run, Process(1, 2))  # type: ignore[arg-type]
+        evaluate(objective, held_out(folder, settings), settings, run, Process(1, 2))
     assert list(run.path.iterdir()) == []
 
 
 def test_processes_share_the_rows_and_get_the_figures_of_all(
     folder: Path, objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, alone = config(folder), run_dir(tmp_path / "alone")
+    settings, alone = config(folder, judge_items=6), run_dir(tmp_path / "alone")
     held = held_out(folder, settings)
     with torch.no_grad():
         expected = evaluate(objective, held, settings, alone)
@@ -171,12 +166,12 @@ def test_processes_share_the_rows_and_get_the_figures_of_all(
 
     def one(rank: int) -> dict[str, float]:
         with torch.no_grad():
-            return evaluate(objective, held, settings, run, Process(rank, 3))  # type: ignore[arg-type]
+            return evaluate(objective, held, settings, run, Process(rank, 3))
 
     for rank in range(3):
         with pytest.raises(InterruptedError):
             one(rank)
-    assert sum(answered) == 2 * 2 * 16  # each row once, and once with other audio
+    assert sum(answered) == 2 * 2 * 6  # each row once, and once with other audio
     monkeypatch.setattr(finetune_evaluate, "gathered", lambda *_: met)
     found = [one(rank) for rank in range(3)]
     assert found[0] == found[1] == found[2]
@@ -329,6 +324,11 @@ def test_a_metric_that_cannot_change_is_refused(folder: Path, objective: Objecti
         require_changeable(settings, held, objective, aside)
     with pytest.raises(InputError, match="select must be a metric"):
         require_changeable(config(folder, select="loss"), held, objective, projector)
+    flat = [replace(dev_rows(folder, ["asr"])[k], text="มา", label="มา") for k in range(3)]
+    toneless = hold_out(from_utterances(flat), config(folder, tasks=["asr"]), TASKS, closed_sets={})
+    with pytest.raises(InputError, match=r"asr_tone_error, but the 3 .* nothing that it counts"):
+        asked_for = config(folder, tasks=["asr"], select="asr_tone_error")
+        require_changeable(asked_for, toneless, objective, projector)
     same = from_utterances(u for k in range(2 * N) if (u := dev_rows(folder)[k]).label != "x")
     only = from_utterances(
         [dev_rows(folder, ["ic"])[k] for k in range(N) if k % len(SAID) == 0]

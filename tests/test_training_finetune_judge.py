@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -141,6 +142,14 @@ def test_flip_test_is_the_exact_one_but_for_its_draws() -> None:
     assert 0.05 < exact < 0.2
     assert math.isclose(flip_test(differences), exact, abs_tol=0.01)
     assert flip_test([]) == flip_test([0.0]) == 1
+
+
+def test_flip_test_of_many_rows_takes_little_memory() -> None:
+    tracemalloc.start()
+    assert flip_test([0.1] * 3_000) == 1e-4
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20  # all draws at once: 229 MiB
 
 
 def test_rows_without_an_answer_are_in_no_figure() -> None:

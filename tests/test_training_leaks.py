@@ -108,6 +108,18 @@ def test_hashes_are_kept_and_forgotten_with_the_file(
     assert asked == ["t"]
 
 
+def test_half_a_line_of_a_killed_run_costs_nothing(tmp_path: Path) -> None:
+    sets = [from_utterances([sound(tmp_path / f"{k}.wav", 0)]) for k in range(4)]
+    kept = tmp_path / "kept"
+    same_samples(sets[0], sets[1], cache=kept)
+    (file,) = kept.iterdir()
+    file.write_text(file.read_text("utf-8")[:-9], "utf-8")
+    assert same_samples(sets[2], sets[3], cache=kept).pairs == [(0, 0)]
+    assert same_samples(sets[0], sets[1], cache=kept).pairs == [(0, 0)]
+    assert len(file.read_text("utf-8").splitlines()) == 4
+    assert list(kept.iterdir()) == [file]
+
+
 def test_each_kind_is_found_and_nothing_else() -> None:
     held = from_utterances(
         [

@@ -76,12 +76,17 @@ def merge(
         typer.Option(help="[NAME=]DIR of an eval report for the model card. Repeatable."),
     ] = None,
     llm: LlmOption = None,
+    drafter: Annotated[
+        Path | None, typer.Option(help="Where the recogniser of the model's drafts lies.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """A speech LLM to one directory with its card: LoRA merged, LLM inside, for AutoModel, servers and infer."""
     from thaitool.stages import export as stage
 
-    done = stage.run(model, out, llm=llm, dtype=dtype.value, name=name, reports=report or ())
+    done = stage.run(
+        model, out, llm=llm, drafter=drafter, dtype=dtype.value, name=name, reports=report or ()
+    )
     if json:
         print_json(done)
         return

@@ -101,7 +101,7 @@ def finetune(
     }
     of_llm: dict[str, Any] = {
         "model": model,
-        "tasks": tasks.split(",") if tasks else None,
+        "tasks": [name.strip() for name in tasks.split(",")] if tasks else None,
         "task_file": task_file,
         "weights": _shares(weights),
         "lora_rank": lora_rank,
@@ -145,9 +145,11 @@ def _shares(text: str | None) -> dict[str, float] | None:
         return None
     found = {}
     for part in text.split(","):
-        name, _, number = part.partition("=")
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if name in found:
+            raise ConfigError(f"--weights must name every task once, but names {name} twice.")
         try:
-            found[name.strip()] = float(number)
+            found[name] = float(number)
         except ValueError as error:
             raise ConfigError(
                 f"--weights must name a number for each task, as in asr=1,ic=2, but has {part!r}."

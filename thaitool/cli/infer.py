@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -214,7 +215,9 @@ def _inputs(audio: list[Path], stack: ExitStack) -> tuple[list[Path], Callable[[
     if audio and audio != [Path("-")]:
         return audio, str
     given = sys.stdin.buffer.read()
-    if not given.startswith(_SOUND) and not (given[:1] == b"\xff" and given[1:2] >= b"\xe0"):
+    is_mpeg = given[:1] == b"\xff" and given[1:2] >= b"\xe0"
+    # No path has a zero byte; most other kinds of sound have one.
+    if not (given.startswith(_SOUND) or is_mpeg or b"\0" in given):
         lines = given.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
         return [Path(line) for line in lines if line.strip()], str
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="thaitool-"))
@@ -225,7 +228,8 @@ def _inputs(audio: list[Path], stack: ExitStack) -> tuple[list[Path], Callable[[
 
 def _words(given: str) -> list[str]:
     path = Path(given)
-    if path.is_file():
+    # Not Path.is_file, which raises for texts that are too long for a name. A list that is not there is no word.
+    if os.path.isfile(given) or path.suffix in {".txt", ".csv", ".tsv"}:  # noqa: PTH113
         return _lines(path, "--hotwords")
     return [word.strip() for word in given.split(",") if word.strip()]
 

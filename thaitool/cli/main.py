@@ -56,7 +56,7 @@ app.command(help="The speech LLM on several tasks; with --head, a recogniser wit
 app.command("eval", help="Scores with intervals, as a table, JSON and HTML.")(evaluate)
 app.command(help="Whether two reports differ by more than chance.")(compare)
 app.command(help="Answers about sound files, one JSON object a line.")(infer)
-app.command(help="What a data set of synth holds, as tables, JSON and HTML.")(report)
+app.command(help="What a data set of synth holds, or what runs of align reached and cost.")(report)
 app.add_typer(listen)
 app.add_typer(convert)
 app.command(help="What this machine has and lacks.")(doctor)

@@ -46,8 +46,11 @@ def serve(given: Mapping[str, Any]) -> None:
     )
     from thaitool.stages import serve as stage
 
-    stage.run(config, _tell)
-    typer.echo("thaitool: Stopped; what was in hand is answered.", err=True)
+    cut_off = stage.run(config, _tell)
+    rest = (
+        f"{cut_off} requests in hand got no answer" if cut_off else "what was in hand is answered"
+    )
+    typer.echo(f"thaitool: Stopped; {rest}.", err=True)
 
 
 def _tell(url: str, is_open: bool) -> None:

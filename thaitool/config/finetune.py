@@ -96,7 +96,8 @@ class FinetuneConfig(Section):
     )
     batch_tokens: Count | None = Field(
         None,
-        description="Audio embeddings and text tokens of a micro-batch; null bounds it by train.batch_s seconds.",
+        description="Audio embeddings and text tokens of a micro-batch, at most: each row counts with its longest"
+        " wording and list of words; null bounds it by train.batch_s seconds.",
     )
     gradient_checkpointing: bool = Field(
         False,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,8 @@ def same_samples(
 
 def samples_digest(utterance: Utterance) -> bytes:
     """16 bytes that two utterances share if their samples are the same: in 16 bits at their own rate, or, of a stretch
-    of a recording, at 16 kHz.
+    of a recording, at 16 kHz. FLAC of more than 16 bits is known by the hash of its own samples, and so by no copy in
+    another format.
 
     Raises:
         BadAudio: it cannot be decoded.
@@ -120,7 +122,7 @@ class _Hashes:
     def __init__(self, folder: Path | None) -> None:
         self.file = None if folder is None else folder / CACHE
         self.known: dict[str, str] = {}
-        self.fresh: list[tuple[str, str]] = []
+        self.grew = False
         if self.file is not None and self.file.exists():
             # Not the last line if a kill cut it short.
             whole = self.file.read_text("utf-8").rpartition("\n")[0]
@@ -134,15 +136,18 @@ class _Hashes:
             key = f"{utterance.place} {status.st_size} {status.st_mtime_ns}"
             if key not in self.known:
                 self.known[key] = samples_digest(utterance).hex()
-                self.fresh.append((key, self.known[key]))
+                self.grew = True
             return bytes.fromhex(self.known[key])
         except (BadAudio, OSError):
             return None  # counted by the caller; what is trained on is quarantined when it is met
 
     def keep(self) -> None:
-        if self.file is None or not self.fresh:
+        if self.file is None or not self.grew:
             return
         with disk_full_is_explained(self.file):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as opened:
-                opened.writelines(json.dumps(pair) + "\n" for pair in self.fresh)
+            # Whole or not at all: behind half a line of a killed run another one would be unreadable, too.
+            temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+            lines = (json.dumps(pair) + "\n" for pair in self.known.items())
+            temporary.write_text("".join(lines), "utf-8")
+            temporary.replace(self.file)

@@ -178,7 +178,13 @@ def _cut(utterance: Utterance, longest_s: float) -> list[tuple[float, float]]:
 def _request(config: InferConfig, one: _Open, span: tuple[float, float] | None) -> Request:
     utterance = one.recording.utterance
     assert utterance is not None  # noqa: S101 (it would have a problem; narrows the type)
-    given = Context(tuple(config.hotwords), config.scene, tuple(config.history))
+    known = parse_context(utterance.context)
+    context = Context(
+        tuple(config.hotwords) or known.hotwords,
+        config.scene or known.scene,
+        tuple(config.history) or known.history,
+        known.draft,
+    )
     prompt = config.prompt
     if prompt is None and config.task in {None, utterance.task}:
         prompt = utterance.prompt
@@ -186,7 +192,7 @@ def _request(config: InferConfig, one: _Open, span: tuple[float, float] | None) 
         load_audio(utterance, span),
         one.task,
         prompt,
-        given or parse_context(utterance.context),
+        context,
         Sampling(config.temperature, config.top_p, config.seed, config.max_new_tokens),
         config.form,
         tuple(config.labels),

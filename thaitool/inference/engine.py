@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from thaitool.models.generate import Form, Row
     from thaitool.text.tasks import TaskSpec
 
+#: Closed sets that are kept ready.
+_MOST_FORMS = 32
+
 __all__ = ["Engine", "Reply", "Request", "Running", "Sampling", "load_engine"]
 
 
@@ -129,8 +132,14 @@ class Engine:
         """
         prepared = [self._prepared(request) for request in requests]
         self._waiting.extend(prepared)
-        while not all(running.done for running in prepared):
-            self.step()
+        try:
+            while not all(running.done for running in prepared):
+                self.step()
+        finally:
+            # After an interruption nobody waits for the others.
+            for running in prepared:
+                if not running.done:
+                    self.drop(running)
         failed = next((r.error for r in prepared if r.error is not None), None)
         if failed is not None:
             raise InputError(failed)
@@ -247,6 +256,11 @@ class Engine:
     def _prepared(self, request: Request) -> Running:
         """A request with its instruction; raises what `check` does."""
         audio = request.audio
+        if audio.dtype.kind != "f":
+            raise InputError(
+                f"Audio must be floating-point samples between -1 and 1, but is {audio.dtype}. Divide 16-bit samples"
+                " by 32768."
+            )
         if audio.ndim != 1 or not np.isfinite(audio).all():
             raise InputError(
                 f"Audio must be finite numbers of shape (N,), mono, but has shape {audio.shape}"
@@ -306,6 +320,9 @@ class Engine:
             )
         key = ("labels", labels)
         if key not in self._forms:
+            if len(self._forms) >= _MOST_FORMS:
+                # The oldest: a server's clients each have their own labels.
+                del self._forms[next(iter(self._forms))]
             self._forms[key] = label_form(tokenizer, labels)
         return self._forms[key]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 
 from thaitool.config import InferConfig
+from thaitool.config.sections import Decoding
 from thaitool.errors import ConfigError, InputError
 from thaitool.inference.answering import Answer, answers
 from thaitool.inference.engine import Engine, Request, Sampling, load_engine
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     _One: TypeAlias = str | PathLike[str] | NDArray[np.float32]
+
+
+#: Keys that say what is loaded, and so are for `load` alone.
+_LOADED = frozenset(
+    {"model", "llm", "llm_dtype", "drafter", "device", "rows", *Decoding.model_fields}
+)
 
 
 class Model:
@@ -44,13 +51,15 @@ class Model:
 
         Args:
             audio: The path of a sound file, samples of shape (N,) at 16 kHz, or a list of paths, which may also be
-                those of directories and lists.
+                those of directories and lists. Samples are heard as one clip: only files are cut.
             asked: Keys of `InferConfig`: task, prompt, hotwords, scene, history, temperature, ...
 
         Raises:
-            ConfigError: a key is unknown or a value wrong.
+            ConfigError: a key is unknown, or one of `load`, or a value wrong.
             InputError: samples, or a task, that the model cannot answer about; or one path with several recordings.
         """
+        if late := sorted(_LOADED & asked.keys()):
+            raise ConfigError(f"{', '.join(late)} must be given to load, not with a recording.")
         if isinstance(audio, np.ndarray):
             return self._about_samples(audio, _config(self._settings | asked | {"audio": ["-"]}))
         if isinstance(audio, str | PathLike):

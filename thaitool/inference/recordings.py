@@ -8,20 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thaitool.audio.decode import decode
 from thaitool.audio.silence import measure, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from thaitool.text.tasks import TaskSpec
 
 #: Cut at, where nothing else is said: what speech models are mostly trained on, and all that Whisper hears.
 STRETCH_S = 30.0
-
 
 #: What scores the tasks whose answers write down speech, and so can be put together from stretches.
 _WRITES_DOWN = {"asr", "sr"}
@@ -61,15 +56,6 @@ def stretches(
         (round(start_s + a * levels.frame_s, 6), round(start_s + b * levels.frame_s, 6))
         for a, b in pieces(levels, longest_s)
     ]
-
-
-def heard(source: str | bytes, item: str, start_s: float, end_s: float) -> NDArray[np.float32]:
-    """Samples of a stretch, shape (N,), mono, 16 kHz.
-
-    Raises:
-        BadAudio: as `audio.decode.decode`; a stretch may be silent.
-    """
-    return decode(source, item, start_s=start_s, end_s=end_s)
 
 
 def is_split(task: TaskSpec) -> bool:

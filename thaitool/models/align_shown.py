@@ -6,8 +6,10 @@ Draws nothing and computes no figure of a model. The directory holds shown.json,
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 FOLDER = "figures"
 _VALUES, _VECTORS = "shown.json", "vectors.npz"
 _FORMAT = "thaitool-align-shown-1"
+#: What readers of JSON and of NumPy's archives raise for files that are cut short or overwritten.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,18 +182,18 @@ def read_shown(folder: Path) -> Shown | None:
             )
             for number, one in enumerate(told["alignments"])
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        vectors = Vectors(
+            tuple(told["tokens"]),
+            arrays["text"].astype(np.float32),
+            arrays["frames"].astype(np.float32),
+            arrays["clip"],
+            tuple(tuple(row) for row in told["said"]),
+        )
+        return Shown(told["update"], alignments, vectors)
+    except _DAMAGE as error:
         raise InputError(
             f"{folder} is damaged ({error}); delete it and evaluate the run again, or leave this run out."
         ) from error
-    vectors = Vectors(
-        tuple(told["tokens"]),
-        arrays["text"].astype(np.float32),
-        arrays["frames"].astype(np.float32),
-        arrays["clip"],
-        tuple(tuple(row) for row in told["said"]),
-    )
-    return Shown(told["update"], alignments, vectors)
 
 
 def _spans(rows: list[dict[str, float | str]]) -> tuple[Span, ...]:

@@ -319,9 +319,10 @@ def load_speech_lm(
     if (path / ADAPTER).is_dir():
         from peft import PeftModel
 
-        language_model = PeftModel.from_pretrained(
-            language_model, path / ADAPTER, is_trainable=True
-        )
+        with damage_is_explained(path / ADAPTER):
+            language_model = PeftModel.from_pretrained(
+                language_model, path / ADAPTER, is_trainable=True
+            )
     model = ThaiSpeechForConditionalGeneration(config, tower, language_model)
     _fill(model.multi_modal_projector, projector, path)
     # Whoever generates without saying when to stop must stop where training did.

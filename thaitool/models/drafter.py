@@ -97,6 +97,12 @@ def save_drafter(checkpoint: Path, path: Path | str, sha256: str) -> None:
     write_json(checkpoint / DRAFTER, {"recogniser": place, "sha256": sha256})
 
 
+def drafter_place(checkpoint: Path, place: Path | None = None) -> Path | None:
+    """Where the recogniser of a model's drafts lies, if it has one; arguments and errors as of `drafter_of`."""
+    told = _told(checkpoint, place)
+    return None if told is None else told[0]
+
+
 def drafter_of(
     checkpoint: Path, place: Path | None = None, device: torch.device | str = "cpu"
 ) -> Drafter | None:
@@ -110,6 +116,21 @@ def drafter_of(
     Raises:
         InputError: it is not there, is another one, or `place` is given for a model without drafts.
     """
+    told = _told(checkpoint, place)
+    if told is None:
+        return None
+    path, sha256 = told
+    found = load_drafter(path, device)
+    if found.sha256 != sha256:
+        raise InputError(
+            f"{checkpoint} was trained with drafts by a recogniser whose weights hash to {sha256[:12]}, but those in"
+            f" {path} hash to {found.sha256[:12]}. Name the right one (drafter)."
+        )
+    return found
+
+
+def _told(checkpoint: Path, place: Path | None) -> tuple[Path, str] | None:
+    """Where the recogniser lies and the hash of its weights; None without one."""
     file = checkpoint / DRAFTER
     if not file.is_file():
         if place is not None:
@@ -130,10 +151,4 @@ def drafter_of(
             f"{checkpoint} was trained with drafts by the recogniser {path}, which is not there. Say where it lies now"
             " (drafter)."
         )
-    found = load_drafter(path, device)
-    if found.sha256 != sha256:
-        raise InputError(
-            f"{checkpoint} was trained with drafts by a recogniser whose weights hash to {sha256[:12]}, but those in"
-            f" {path} hash to {found.sha256[:12]}. Name the right one (drafter)."
-        )
-    return found
+    return path, sha256

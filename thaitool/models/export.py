@@ -1,7 +1,8 @@
 """A checkpoint as one self-contained directory: encoder, projector, LLM with its adapter merged in, processor.
 
-A model that was trained with drafts takes the recogniser of them along, in a directory of its own. transformers loads it with `AutoModel…` and `AutoProcessor` and nothing else; it is the form that servers built on
-transformers read, and thaitool itself (`models.whole`). Trains nothing, uploads nothing.
+A model that was trained with drafts takes the recogniser of them along, in a directory of its own. transformers loads
+the rest with `AutoModel…` and `AutoProcessor` and nothing else; it is the form that servers built on transformers read,
+and thaitool itself (`models.whole`). Trains nothing, uploads nothing.
 """
 
 from __future__ import annotations

@@ -10,8 +10,17 @@ from thaitool.errors import InputError
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 #: The cache's directory of one revision: models--<owner>--<name>/snapshots/<commit>.
 _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-#: Weights, configuration and tokenizer; not the other frameworks' copies that many repositories also hold.
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "pytorch_model.bin"]
+#: Weights, configuration, tokenizer, and the card with the licence; not the other frameworks' copies that many
+#: repositories also hold.
+_FILES = [
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "pytorch_model.bin",
+    "README.md",
+]
 
 
 def locate(model: Path) -> Path:
@@ -41,6 +50,23 @@ def locate(model: Path) -> Path:
             f"{name} must be a model directory or a hub id, but there is no such directory, and the hub gave:"
             f" {type(error).__name__}: {error}"
         ) from error
+
+
+def fetched(model: Path) -> Path | None:
+    """The directory of a hub id that `locate` fetched before, as `locate` takes it; None if there is none.
+
+    Asks no server.
+    """
+    asked = _HUB_ID.fullmatch(model.as_posix())
+    if asked is None:
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(asked[1], revision=asked[2], local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
 
 
 def hub_source(model: Path) -> tuple[str, str] | None:

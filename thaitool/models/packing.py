@@ -9,6 +9,7 @@ LLM does so, and one that does not would mix rows without a word; `require_isola
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,17 +199,24 @@ def _between_rows(decoder: Any, device: Any) -> tuple[float, float]:
     first, other, second = rows[0], rows[1], rows[2]
     changed = torch.cat([rows[3, :1], second[1:]])
 
+    # Not flat: beside another sequence, as some releases of transformers look for rows in a single one only.
+    flat = is_flash_attention_requested(decoder.config)
+
     def states(*packed: Tensor) -> Tensor:
         """Of the last row, without its first token."""
+        one = pack([6] * len(packed), device, hidden_size=sample.shape[-1], flat=True)
         embeds = torch.stack(packed)
+        if not flat:
+            embeds = embeds.repeat(2, 1, 1)
+            places = torch.cat([one.places, one.places + one.width])
+            one = Packing(2, one.width, places, one.position_ids.repeat(2, 1))
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=device)
         wanted = torch.zeros_like(mask, dtype=torch.bool)
         wanted[-1, 1:] = True
-        one = pack([6] * len(packed), device, hidden_size=embeds.shape[-1], flat=True)
         return packed_states(decoder, embeds, mask, wanted, packing=one).float()
 
     alone = states(second)
-    own = float((states(changed) - alone).norm())
+    own = float((states(changed) - alone).norm()) or math.nan
     after = states(first, second)
     heard, moved = (after - states(other, second)).norm(), (after - alone).norm()
     return float(heard) / own, float(moved) / own

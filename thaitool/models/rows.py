@@ -2,11 +2,13 @@
 
 A row attends to its own tokens alone, in a computation of its own; everything else in a causal LLM works token by
 token. So a row's scores depend on no other row, and bit for bit so where the products of the linear layers do not
-depend on the number of rows of the input: those of MKL, for at least four rows per thread, do not. Chooses no tokens.
+depend on the number of rows of the input: those of MKL, for at least four rows per thread, do not. Activations do on
+many threads, and so have few (`_few_threads`). Chooses no tokens.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -14,10 +16,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn import functional
 from transformers import DynamicCache
+from transformers.activations import ACT2CLS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 _NAME = "thaitool_rows"
 #: Least rows per thread for which MKL's products of one row are the same beside any other rows.
 _ROWS_PER_THREAD = 4
+#: Threads up to which every thread's share of an activation is a whole number of vector registers.
+_FEW_THREADS = 2
+_ACTIVATIONS = tuple({c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()})
 #: Largest relative difference between packed scores and transformers' own, by which a family is known to fit.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
@@ -81,6 +87,11 @@ def _attend(
     rows.unknown |= any(
         others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")
     )
+    # A layer that sees less by its mask alone; a trial of a few tokens would not show it.
+    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    kind = "full_attention" if kinds is None else kinds[module.layer_idx]
+    windowed = kind == "sliding_attention" and sliding_window is not None
+    rows.unknown |= kind != "full_attention" and not windowed
     rows.layers.add(module.layer_idx)
     out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
     for memory, start, stop in rows.places:
@@ -169,16 +180,43 @@ def _forward_packed(
     kept = config._attn_implementation  # noqa: SLF001 (transformers' own way to name it)
     config._attn_implementation = _NAME  # noqa: SLF001
     try:
-        out = language_model(
-            inputs_embeds=embeds[None],
-            position_ids=positions[None].to(embeds.device),
-            use_cache=False,
-            logits_to_keep=torch.tensor(last, device=embeds.device),
-            rows=pack,
-        )
+        with _few_threads(language_model):
+            out = language_model(
+                inputs_embeds=embeds[None],
+                position_ids=positions[None].to(embeds.device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(last, device=embeds.device),
+                rows=pack,
+            )
     finally:
         config._attn_implementation = kept  # noqa: SLF001
     return out.logits[0, : len(places)].float(), pack
+
+
+@contextmanager
+def _few_threads(language_model: Any) -> Iterator[None]:
+    """Within, activations run on few threads.
+
+    Torch computes what is left over at the end of a thread's share with another exp, which differs in the last bit;
+    where shares end depends on the number of rows.
+    """
+    before = torch.get_num_threads()
+    if before <= _FEW_THREADS or language_model.device.type != "cpu":
+        yield
+        return
+    hooks = []
+    for module in language_model.modules():
+        if isinstance(module, _ACTIVATIONS):
+            hooks.append(
+                module.register_forward_pre_hook(lambda *_: torch.set_num_threads(_FEW_THREADS))
+            )
+            hooks.append(module.register_forward_hook(lambda *_: torch.set_num_threads(before)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        for hook in hooks:
+            hook.remove()
 
 
 def _filled(count: int) -> int:

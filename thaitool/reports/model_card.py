@@ -6,10 +6,12 @@ Says only what files say. What nobody wrote down is printed as unknown, licences
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from thaitool.reports.markdown import escape, markdown_table
 from thaitool.reports.report import counts, interval, rate
+from thaitool.reports.stored import WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from thaitool.reports.report import Report
 
 UNKNOWN = "unknown"
+#: Under "licence" of what thaitool's own runs made: that of the data and models behind it, which have their own lines.
+OWN = "-"
 #: Licences that the hub knows by these names; anything else is `other` there.
 _HUB_LICENCES = frozenset(
     {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
@@ -66,7 +70,9 @@ class Card:
     reports: Sequence[tuple[str, Report]] = ()
     """(name, report) of evaluations of this model."""
     tasks: Sequence[tuple[str, str]] = ()
-    """(name, prompt)."""
+    """(name, prompt) of those it was trained on, or of all if nobody knows."""
+    is_drafted: bool = False
+    """Whether it hears with drafts of a recogniser."""
 
 
 def model_card(card: Card) -> str:
@@ -78,7 +84,7 @@ def model_card(card: Card) -> str:
         " thaitool after arXiv:2509.14804 (XLSR-Thai, U-Align, Thai-SUP).",
         _warnings(card),
         "## Use",
-        _USE,
+        _USE + (_DRAFTS if card.is_drafted else ""),
     ]
     if card.tasks:
         rows = [(name, prompt) for name, prompt in card.tasks]
@@ -102,12 +108,17 @@ processor = AutoProcessor.from_pretrained(DIRECTORY)
 ```
 
 or `thaitool infer --model DIRECTORY --task asr clip.wav`."""
+_DRAFTS = """
+
+It was trained to read the draft of a recogniser (in `drafter/`) in its prompt. `thaitool infer` puts it there; with
+transformers alone the model is asked otherwise than in training."""
 
 
 def licences(card: Card) -> list[str]:
-    """All licences of what it is made of and trained on, each once, in order of the alphabet."""
+    """All licences of what it is made of and trained on, each once and sorted; `UNKNOWN` of what is lost."""
     found = [i.licence for i in card.ingredients] + [d.licence for d in card.data]
-    return sorted({licence or UNKNOWN for licence in found})
+    found += [UNKNOWN for _ in card.lost]
+    return sorted({licence or UNKNOWN for licence in found if licence != OWN})
 
 
 def _front_matter(card: Card) -> str:
@@ -144,13 +155,21 @@ def _scores(card: Card) -> list[str]:
             for score in task.scores
         ]
         header = ("task", "score", "value", "95 % interval", "counts", "items")
-        settings = ", ".join(f"{k} {v}" for k, v in report.settings.items() if k in _SETTINGS)
-        parts += [f"### {escape(name)}", escape(settings), markdown_table(header, rows)]
+        parts += [f"### {escape(name)}", escape(_scored(report)), markdown_table(header, rows)]
     return parts
 
 
-#: Settings of an evaluation that say what was scored.
-_SETTINGS = ("data", "split", "task", "limit")
+#: Settings of an evaluation that say what was scored, and how it was asked.
+_SETTINGS = ("data", "split", "task", "limit", "context", "hotwords with each item")
+
+
+def _scored(report: Report) -> str:
+    """What was scored, without the folders of whoever did it."""
+    told = {k: PurePath(str(v)).name for k, v in report.settings.items()}
+    settings = ", ".join(f"{k} {told[k]}" for k in _SETTINGS if k in told)
+    if WEIGHTS in report.settings:
+        return settings
+    return f"{settings}. The report does not say which weights gave the answers."
 
 
 def _made_of(card: Card) -> str:

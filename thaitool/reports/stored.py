@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Under `settings` of a report: its tasks that are not built in.
 SCORED_AS = "scored as"
+#: The same, the hash of the weights that answered; a report on a file of answers has none.
+WEIGHTS = "weights sha256"
 
 
 @dataclass(frozen=True)

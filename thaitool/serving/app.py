@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from thaitool.inference.recordings import is_split
 from thaitool.serving import pages, said
 from thaitool.serving.answering import Answer
 from thaitool.serving.asked import Asked, chat_asked, transcription_asked
+from thaitool.serving.forms import read_form
 from thaitool.serving.gate import Gate, Rules, refuse
 from thaitool.serving.measures import Measures, exposition
-from thaitool.serving.refusal import Refusal, invalid
+from thaitool.serving.refusal import Refusal, unsupported
 from thaitool.serving.uploads import upload
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
         AsyncIterator,
         Awaitable,
         Callable,
-        Coroutine,
         Mapping,
     )
     from typing import IO
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from thaitool.text.tasks import TaskSpec
 
 Result = TypeVar("Result")
-#: Fields of a form of ours and OpenAI's are a dozen; lists may repeat one.
-_MOST_FIELDS = 1000
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def application(service: Service) -> Gate:
         await asyncio.to_thread(service.scheduler.close, service.grace_s)
 
     # Without pages of the API: they load programs from elsewhere.
-    app = FastAPI(title="thaitool", openapi_url=None, lifespan=lifespan)
+    app = FastAPI(title="thaitool", openapi_url=None, lifespan=lifespan, redirect_slashes=False)
     _add_answers(app, service)
     _add_facts(app, service)
 
@@ -122,21 +118,14 @@ class _Refused(Response):
 def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/audio/transcriptions")
     async def transcriptions(request: Request) -> Response:
+        form = await read_form(request)
         try:
-            form = await request.form(max_files=1, max_fields=_MOST_FIELDS)
-        except (MultiPartException, HTTPException) as error:
-            detail = error.message if isinstance(error, MultiPartException) else error.detail
-            raise invalid(
-                f"The body must be a form (multipart/form-data), but is not: {detail}", None
-            ) from error
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise invalid("file must be given, as a file of the form, but is not.", "file")
-        asked = transcription_asked(
-            (name, value) for name, value in form.multi_items() if isinstance(value, str)
-        )
-        _check_model(asked, service)
-        answer = await _answer(service, asked, file.file, file.filename or "file")
+            asked = transcription_asked(form.fields)
+            _check_asked(asked, service)
+            answer = await _answer(service, asked, form.file.file, form.name)
+        finally:
+            # What is needed of it is in memory, or copied.
+            await form.file.close()
         if asked.stream:
             return await _stream(request, service, _transcription_events(answer))
         whole = await _unless_left(request, service, answer.whole())
@@ -145,8 +134,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        asked, sound = await asyncio.to_thread(chat_asked, await request.body())
-        _check_model(asked, service)
+        # Not `request.body()`: that keeps megabytes for as long as the answer takes.
+        body = b"".join([chunk async for chunk in request.stream()])
+        asked, sound = await asyncio.to_thread(chat_asked, body)
+        del body
+        _check_asked(asked, service)
         answer = await _answer(service, asked, sound, "input_audio")
         chat = said.new_chat(service.name)
         if asked.stream:
@@ -212,6 +204,19 @@ def _check_model(asked: Asked, service: Service) -> None:
         )
 
 
+def _check_asked(asked: Asked, service: Service) -> None:
+    _check_model(asked, service)
+    if service.takes_prompts:
+        return
+    # A recogniser would pass over these without a word.
+    for name in ("hotwords", "scene", "history", "draft", "temperature"):
+        if given := getattr(asked, name):
+            shown = given if isinstance(given, float) else "a context"
+            raise unsupported(
+                name, shown, f"{service.name} is a recogniser: it knows the sound only."
+            )
+
+
 async def _answer(service: Service, asked: Asked, content: bytes | IO[bytes], name: str) -> Answer:
     heard = await asyncio.to_thread(upload, content, name, service.longest_upload_s)
     splits = asked.prompt is None and asked.task in service.tasks
@@ -242,18 +247,27 @@ async def _chat_events(answer: Answer, chat: said.Chat) -> AsyncGenerator[bytes]
 
 
 async def _unless_left(
-    request: Request, service: Service, work: Coroutine[Any, Any, Result]
+    request: Request, service: Service, work: Awaitable[Result], began_s: float | None = None
 ) -> Result:
     """The result of some work, which ends when the client hangs up or the time is over.
+
+    Args:
+        request: Of the client.
+        service: Knows how much time there is.
+        work: To be awaited.
+        began_s: Since when the time runs, on the loop's clock; None is now.
 
     Raises:
         Refusal: either of these happened, or the work raised it.
     """
+    elapsed_s = 0.0 if began_s is None else asyncio.get_running_loop().time() - began_s
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))
     try:
         await asyncio.wait(
-            {working, leaving}, timeout=service.timeout_s, return_when=asyncio.FIRST_COMPLETED
+            {working, leaving},
+            timeout=max(0.0, service.timeout_s - elapsed_s),
+            return_when=asyncio.FIRST_COMPLETED,
         )
         if working.done():
             return working.result()
@@ -287,8 +301,9 @@ def _too_late(service: Service) -> Refusal:
 
 async def _stream(request: Request, service: Service, events: AsyncGenerator[bytes]) -> Response:
     """A response of events, once there is a first one: until then a refusal still has a status of its own."""
+    began_s = asyncio.get_running_loop().time()
     first = await _unless_left(request, service, anext(events))
-    return _Stream(request, service, first, events)
+    return _Stream(request, service, first, events, began_s)
 
 
 class _Stream(Response):
@@ -297,18 +312,24 @@ class _Stream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, request: Request, service: Service, first: bytes, events: AsyncGenerator[bytes]
+        self,
+        request: Request,
+        service: Service,
+        first: bytes,
+        events: AsyncGenerator[bytes],
+        began_s: float,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._request, self._service = request, service
-        self._first, self._events = first, events
+        self._first, self._events, self._began_s = first, events, began_s
 
     async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async with aclosing(self._events):
-                await _unless_left(self._request, self._service, self._send_all(send))
+                sending = self._send_all(send)
+                await _unless_left(self._request, self._service, sending, self._began_s)
         except Refusal as refusal:
             self._request.state.outcome = refusal.code
             if refusal.code == "left":

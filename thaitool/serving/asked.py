@@ -12,7 +12,7 @@ import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from thaitool.inference.request import FormName
 from thaitool.serving.refusal import Refusal, invalid, unsupported
@@ -25,6 +25,8 @@ BodyForm = Literal["json", "text", "verbose_json", "srt", "vtt"]
 THAI = frozenset({"", "th", "tha", "th-th", "thai"})
 #: Context costs places of the LLM's window; nobody needs more than this.
 MOST_CONTEXT_CHARACTERS = 20_000
+#: The model's thread takes every label apart before it goes on with the answers of others.
+MOST_LABELS = 1000
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,16 @@ class Asked:
     model: str | None = field(default=None, compare=False)
 
 
+def _without_nulls(values: Any) -> Any:
+    """As in OpenAI's API, null is not given; their clients send back answers with `refusal` null as messages."""
+    if not isinstance(values, dict):
+        return values
+    return {name: value for name, value in values.items() if value is not None}
+
+
 class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    _nulls = model_validator(mode="before")(_without_nulls)
 
     model: str | None = None
     hotwords: list[str] = []
@@ -79,6 +89,7 @@ class _Transcription(_Fields):
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _nulls = model_validator(mode="before")(_without_nulls)
 
 
 class _Text(_Part):
@@ -241,6 +252,10 @@ def _asked(
             f"Prompt, hotwords, scene, history and draft must have {MOST_CONTEXT_CHARACTERS} characters at most"
             f" together, but have {characters}.",
             None,
+        )
+    if len(fields.labels) > MOST_LABELS:
+        raise invalid(
+            f"labels must be {MOST_LABELS} at most, but are {len(fields.labels)}.", "labels"
         )
     words = [
         word.strip() for line in fields.hotwords for word in line.replace("\n", ",").split(",")

@@ -146,9 +146,9 @@ class Gate:
             # Nobody reads the answer; the server closes the connection when nothing more is sent.
             state["outcome"] = "left"
         except asyncio.CancelledError:
+            # The server ends, and nothing but this was the task; uvicorn would log a page about each.
             state["outcome"] = "stopping"
             self.cut_off += 1
-            raise
         finally:
             self._in_hand -= 1
 

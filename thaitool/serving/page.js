@@ -109,10 +109,14 @@ async function record() {
   if (recorder) return recorder.stop();
   fail("");
   let stream;
+  // A second press while the browser asks for permission would start a recording that nothing stops.
+  at("record").disabled = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   } catch (error) {
     return fail("ใช้ไมโครโฟนไม่ได้ · The microphone cannot be used: " + error.message);
+  } finally {
+    at("record").disabled = false;
   }
   const pieces = [], began = Date.now();
   recorder = new MediaRecorder(stream);

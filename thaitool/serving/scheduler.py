@@ -85,6 +85,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._fresh: list[Ticket] = []
         self._left: list[Ticket] = []
+        self._entering: list[Ticket] = []
         self._stops = False
         self._tickets: dict[int, Ticket] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,19 +131,35 @@ class Scheduler:
         self._thread.join(patience_s)
 
     def _run(self) -> None:
-        while True:
+        try:
+            while self._round():
+                pass
+        except Exception:  # noqa: BLE001 (whatever it is, nobody may wait for an answer for ever)
+            _log.exception("The model's thread has ended; the server takes no more requests.")
+        finally:
             with self._changed:
-                while not (self._fresh or self._left or self._tickets or self._stops):
-                    self._changed.wait()
-                fresh, self._fresh = self._fresh, []
-                left, self._left = self._left, []
-                if self._stops:
-                    break
-            self._take_in(fresh)
-            self._take_out(left)
-            if self._tickets:
-                self._step()
-        self._publish([(t, "", None, _stopping()) for t in (*fresh, *self._tickets.values())])
+                self._stops = True
+                rest = [*self._entering, *self._fresh, *self._tickets.values()]
+                self._fresh = []
+            self._publish([(ticket, "", None, _stopping()) for ticket in rest])
+
+    def _round(self) -> bool:
+        """Who has come, who has left, and a step; False when it is to stop."""
+        with self._changed:
+            while not (self._fresh or self._left or self._tickets or self._stops):
+                self._changed.wait()
+            if self._stops:
+                return False
+            fresh, self._fresh = self._fresh, []
+            left, self._left = self._left, []
+        self._entering = fresh
+        self._take_in(fresh)
+        self._entering = []
+        self._take_out(left)
+        if self._tickets:
+            self._step()
+        self._measures.waiting.set(max(0, self._engine.load - self._engine.max_rows))
+        return True
 
     def _take_in(self, fresh: Sequence[Ticket]) -> None:
         """Refuses what cannot be answered before it is in anybody's way."""
@@ -189,7 +206,6 @@ class Scheduler:
                 told.append(self._ended(ticket, running))
             elif ticket.streams:
                 told.append((ticket, running.text, None, None))
-        self._measures.waiting.set(max(0, self._engine.load - self._engine.max_rows))
         self._publish(told)
 
     def _ended(self, ticket: Ticket, running: Running) -> _Told:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Larger uploads are decoded from a file, so that many at once do not fill the memory.
 _MOST_BYTES_IN_MEMORY = 8_000_000
+#: A silent channel is a few bytes in Ogg, but takes as long to decode as a recording of its own.
+_MOST_CHANNELS = 8
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,9 @@ def _duration_s(
         if header.duration_s < MIN_DURATION_S:
             detail = f"{header.duration_s:.3f} s is under {MIN_DURATION_S} s"
             raise BadAudio(name, "too_short", detail)
+        if header.channels > _MOST_CHANNELS:
+            detail = f"it must have {_MOST_CHANNELS} channels at most, but has {header.channels}"
+            raise BadAudio(name, "channels", detail)
     except BadAudio as bad:
         raise _unreadable(bad) from bad
     if header.duration_s > longest_s:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
+    from thaitool.models.align_shown import Span
     from thaitool.models.processor import ThaiSpeechProcessor
     from thaitool.models.speech_lm import ThaiSpeechConfig
 
@@ -221,7 +222,7 @@ def _train(
         groups[0]["params"].append(objective.ctc.blank)
     frames = model.front_end.output_lengths
     held = hold_out(dev_fit.manifest, fit.manifest, config, frames)
-    words = {} if config.word_times is None else read_word_times(config.word_times)
+    words = {} if config.word_times is None else _word_times(config.word_times, held.manifest)
 
     def judge() -> dict[str, float]:
         # A run that was resumed to be judged again has made no update yet.
@@ -256,6 +257,16 @@ def _train(
         progress=progress,
         description=f"align, {config.method}",
     )
+
+
+def _word_times(path: Path, held_out: Manifest) -> dict[str, tuple[Span, ...]]:
+    words = read_word_times(path)
+    if not any(held_out[row].id in words for row in range(len(held_out))):
+        raise InputError(
+            f"{path}, word_times, names none of the {len(held_out)} held-out utterances, whose first is"
+            f" {held_out[0].id!r}. Name each by the id of its row."
+        )
+    return words
 
 
 def _objective(model: _Model, fit: Alignable, config: AlignConfig) -> Objective | AsrObjective:

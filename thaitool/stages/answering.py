@@ -5,6 +5,7 @@ A run that was stopped goes on where it was: what its file already holds is not 
 
 from __future__ import annotations
 
+import hashlib
 import time
 import zlib
 from bisect import bisect_left
@@ -19,6 +20,7 @@ from thaitool.records import Prediction, Utterance
 from thaitool.reports.items import read_keywords
 from thaitool.reports.predictions import Answers, Failure, append, reopen
 from thaitool.text.context import context_text, parse_context
+from thaitool.text.prompts import PROMPTS
 from thaitool.training.hotwords import hotword_pool, listed_context
 from thaitool.training.interrupt import noting_signals, stop_if_asked
 
@@ -77,7 +79,7 @@ def _with_hotwords(
     rows = (items[k] for k in range(len(items)))
     if config.hotwords_file is not None:
         words = read_keywords(config.hotwords_file)
-        yield from ((u, replace(parse_context(u.context), hotwords=words)) for u in rows)
+        yield from ((u, replace(_known(u.id, u.context), hotwords=words)) for u in rows)
         return
     # Of all rows of the data, not only of those that are asked: names of other items are the others of a list.
     pool = hotword_pool(
@@ -89,14 +91,41 @@ def _with_hotwords(
             " or contexts with hotwords. Give a list by hotwords_file."
         )
     for u in rows:
+        _known(u.id, u.context)
         rng = np.random.default_rng([config.seed, zlib.crc32(u.id.encode())])
         yield u, listed_context(u, pool, config.hotwords or 1, rng)
 
 
 def listed_words(contexts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """The hotwords of the contexts that have some, by id of the item."""
-    known = ((name, parse_context(text).hotwords) for name, text in contexts.items())
+    known = ((name, _known(name, text).hotwords) for name, text in contexts.items())
     return {name: words for name, words in known if words}
+
+
+def _known(name: str, text: str | None) -> Context:
+    """`parse_context`, for an item that its error names."""
+    try:
+        return parse_context(text)
+    except InputError as error:
+        raise InputError(f"Item {name}: {error}") from error
+
+
+def questions_sha256(utterances: Sequence[Utterance], tasks: Mapping[str, TaskSpec]) -> str | None:
+    """Hash of what is asked about all utterances; None if each is asked by the built-in prompt of its task alone.
+
+    Prompts, words and contexts are files that may change; answers on disk are not those to others.
+    """
+    from thaitool.training.examples import asked
+
+    instructions, _ = asked(utterances, tasks, seed=None)
+    if all(
+        i == PROMPTS.get(u.task or "asr") for u, i in zip(utterances, instructions, strict=True)
+    ):
+        return None
+    digest = hashlib.sha256()
+    for u, text in zip(utterances, instructions, strict=True):
+        digest.update(f"{u.id}\0{text}\0".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
 
 
 def answer_all(

@@ -36,13 +36,14 @@ from thaitool.reports.scoring import (
     spoken_texts,
 )
 from thaitool.reports.sources import score_sources
-from thaitool.reports.stored import SCORED_AS, scored_as
+from thaitool.reports.stored import SCORED_AS, WEIGHTS, scored_as
 from thaitool.reports.write import write_report
 from thaitool.stages.answering import (
     NO_CONTEXT,
     answer_all,
     item_contexts,
     listed_words,
+    questions_sha256,
     shuffle_audio,
 )
 from thaitool.text.normalize import NORMALIZER, normalizer_sha256
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from thaitool.data.manifest import Manifest
     from thaitool.metrics.embeddings import Embed
     from thaitool.metrics.tasks import TaskScores
+    from thaitool.records import Utterance
     from thaitool.reports.report import Instrument
     from thaitool.text.tasks import TaskSpec
 
@@ -108,18 +110,24 @@ def run(config: EvalConfig, progress: Progress = silent) -> EvalResult:
     made_by = (
         file_sha256(config.predictions) if config.predictions else _weights_sha256(config.model)
     )
+    utterances: list[Utterance] = []
+    if config.model is not None:
+        utterances = [test.items[i] for i in range(len(test.items))]
+        utterances = [replace(u, context=contexts.get(u.id)) for u in utterances]
+        if (questions := questions_sha256(utterances, tasks)) is not None:
+            younger["questions"] = questions
     claim(config.out, settings | younger, made_by, test.references)
     shuffled: Answers | None = None
     if config.predictions is not None:
         answers = read_answers(config.predictions, (r.id for r in test.references))
     else:
-        utterances = [test.items[i] for i in range(len(test.items))]
-        utterances = [replace(u, context=contexts.get(u.id)) for u in utterances]
         answers, shuffled = answer_all(config, utterances, tasks, progress)
     scored, judged = _score(config, test, answers, judge, embedder)
     other_audio = _score_shuffled(config, test, shuffled, scored)
     instruments = (*(embedder[1:] if embedder else ()), *judged.instruments)
     report = _report(config, test, scored, judged, other_audio, instruments, set_aside)
+    if config.model is not None:
+        report = replace(report, settings={**report.settings, WEIGHTS: made_by})
     with disk_full_is_explained(config.out):
         write_report(report, config.out)
     require_coverage(judged.judgement)
@@ -250,7 +258,10 @@ def _report(
         },
         settings={
             **_asked_how(config, test),
+            "data": str(config.data),
+            "task": config.task,
             "split": config.split,
+            **({} if config.limit is None else {"limit": config.limit}),
             "intents": len(test.closed_set),
             f"bootstrap draws, clustered by {_CLUSTERS[config.cluster_by]}": draws,
         },

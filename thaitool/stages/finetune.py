@@ -24,7 +24,7 @@ from thaitool.records import Progress, silent
 from thaitool.stages.finetune_report import write_finetune_report
 from thaitool.text.tasks import tasks_sha256
 from thaitool.training.accounting import planned_rows, require_rows
-from thaitool.training.auxiliary import CtcHead, load_head, new_head
+from thaitool.training.auxiliary import CtcHead, load_head, new_head, remark_ctc
 from thaitool.training.drafts import LEDGER, Drafts, check_drafts, draft_all
 from thaitool.training.finetune import CTC, Objective, first_batch
 from thaitool.training.finetune_data import (
@@ -36,14 +36,8 @@ from thaitool.training.finetune_data import (
     row_tasks,
     task_counts,
 )
-from thaitool.training.finetune_evaluate import (
-    HeldOut,
-    closed_sets,
-    evaluate,
-    hold_out,
-    prepared,
-    require_changeable,
-)
+from thaitool.training.finetune_evaluate import evaluate, require_changeable
+from thaitool.training.finetune_held_out import HeldOut, closed_sets, hold_out, prepared
 from thaitool.training.finetune_judge import evaluations, remark, selection
 from thaitool.training.finetune_needs import needs, timed
 from thaitool.training.gradients import gradient_report, require_reach, told
@@ -143,7 +137,8 @@ def run(
         if not out.last_update:
             announce(told(_gradients(parts, out, accelerator)))
     try:
-        training = _train(config, parts, out, accelerator, timed(progress, announce))
+        watched = timed(progress, announce, after=config.ctc_first_updates)
+        training = _train(config, parts, out, accelerator, watched)
         planned, drawn = _rows(config, parts, out, training)
     except (TrainingFailed, QuarantineError, Interrupted) as error:
         if accelerator.is_main_process:
@@ -233,8 +228,9 @@ def _train(
         return gathered(accelerator, found)[0]
 
     def remarks(metrics: dict[str, float]) -> list[str]:
-        earlier = evaluations(out.metrics(), before=objective.update)
-        return remark(metrics, earlier, config.select)
+        rows = out.metrics()
+        earlier = evaluations(rows, before=objective.update)
+        return [*remark(metrics, earlier, config.select), *remark_ctc(rows)]
 
     return train(
         Task(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from thaitool.config import FinetuneConfig
     from thaitool.records import Utterance
-    from thaitool.training.finetune_evaluate import HeldOut
+    from thaitool.training.finetune_held_out import HeldOut
     from thaitool.training.run_dir import RunDir
 
 #: Ends of the names of held-out figures that are drawn; of the others only the last value counts.

@@ -1,12 +1,18 @@
-"""`finetune --show-batch`: a training row of each task, read back from its tokens. Loads no LLM, makes no directory."""
+"""`finetune --show-batch`: a training row of each task, read back from its tokens. Loads no LLM, makes no directory.
+
+With a recogniser that drafts (`drafter`), it drafts these rows, so that prompts are shown as they will be.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from thaitool.data.loader import Batch, collate
+from thaitool.data.loader import Batch, collate, load_audio
 from thaitool.errors import InputError
 from thaitool.models.checkpoint import load_front_end
+from thaitool.models.drafter import load_drafter
+from thaitool.training.drafts import with_draft
 from thaitool.training.examples import asked
 from thaitool.training.finetune import epoch_seed, first_prompts
 from thaitool.training.finetune_data import fitting, known_tasks, plan_batches, read_sets
@@ -15,13 +21,14 @@ from thaitool.training.show_batch import ShownRow, show_rows
 
 if TYPE_CHECKING:
     from thaitool.config import FinetuneConfig
+    from thaitool.models.drafter import Drafter
 
 
 def show(config: FinetuneConfig) -> list[ShownRow]:
     """The first row of each task that training would see, read back from its tokens. Makes no run directory.
 
     Raises:
-        InputError: as `run`; or the audio of a task cannot be read.
+        InputError: as `run`; or the first epoch has no row of a task whose audio can be read.
     """
     model_path = resolve(config.model)
     tasks = known_tasks(config, model_path)
@@ -38,11 +45,23 @@ def show(config: FinetuneConfig) -> list[ShownRow]:
                 rows[utterance.task or "asr"] = batch
         if len(rows) == len(config.tasks):
             break
-    if not rows:
-        raise InputError("No training row can be shown, as none of their recordings can be read.")
+    if missing := [name for name in config.tasks if name not in rows]:
+        raise InputError(
+            f"No row of {', '.join(missing)} can be shown: the first epoch has none whose recording can be read. Look"
+            " at the recordings, or leave the task out of tasks."
+        )
+    if config.drafter is not None:
+        drafter = load_drafter(resolve(config.drafter))
+        rows = {task: _drafted(batch, drafter) for task, batch in rows.items()}
     utterances = [batch.utterances[0] for batch in rows.values()]
     samples = [int(batch.audio_lengths[0]) for batch in rows.values()]
     seed = epoch_seed(config.train.seed, 0)
     worded = tasks if config.paraphrases else first_prompts(tasks)
     questions = asked(utterances, worded, seed=seed, contexts=sets.contexts)
     return show_rows(processor, utterances, samples, questions)
+
+
+def _drafted(batch: Batch, drafter: Drafter) -> Batch:
+    drafts = drafter([load_audio(row) for row in batch.utterances])
+    rows = map(with_draft, batch.utterances, drafts)
+    return replace(batch, utterances=tuple(rows))

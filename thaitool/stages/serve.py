@@ -27,13 +27,19 @@ if TYPE_CHECKING:
     from thaitool.inference.engine import Engine
     from thaitool.serving.app import Service
 
+#: Connections that the system holds until the server takes them.
+_BACKLOG = 2048
 
-def run(config: ServeConfig, ready: Callable[[str, bool], None]) -> None:
+
+def run(config: ServeConfig, ready: Callable[[str, bool], None]) -> int:
     """Serves until SIGINT or SIGTERM; a second signal ends at once.
 
     Args:
         config: Which model, where.
         ready: Told the URL, and whether everybody who reaches it may ask, once requests are taken.
+
+    Returns:
+        How many requests it had in hand at the end and did not answer.
 
     Raises:
         ConfigError: it would listen beyond this machine without a key.
@@ -41,7 +47,8 @@ def run(config: ServeConfig, ready: Callable[[str, bool], None]) -> None:
         EnvironmentProblem: a library of the extra `serve` is missing, or the address cannot be had.
     """
     _require_libraries()
-    key = os.environ.get(config.api_key_variable) or None
+    # What a file or a shell leaves around a key is not of it; no client could send it.
+    key = os.environ.get(config.api_key_variable, "").strip() or None
     is_loopback = _is_loopback(config.host)
     if not (is_loopback or key or config.open):
         raise ConfigError(
@@ -53,7 +60,7 @@ def run(config: ServeConfig, ready: Callable[[str, bool], None]) -> None:
         engine = load_engine(path, config, max_rows=config.rows)
         _answer_once(engine)
         service = _service(config, engine, key)
-        _serve(service, listener, ready, is_open=key is None and not is_loopback)
+        return _serve(service, listener, ready, is_open=key is None and not is_loopback)
 
 
 def _serve(
@@ -62,15 +69,17 @@ def _serve(
     ready: Callable[[str, bool], None],
     *,
     is_open: bool,
-) -> None:
+) -> int:
     import uvicorn
 
     from thaitool.serving.app import application
 
     # What is wrong with a form is told to who sent it.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    gate = application(service)
     settings = uvicorn.Config(
-        application(service),
+        gate,
+        log_config=None,
         # Our own answers say what went wrong; only what nobody expected is logged.
         log_level="error",
         access_log=False,
@@ -94,12 +103,40 @@ def _serve(
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
+        def handle_exit(self, *_: Any) -> None:
+            # uvicorn would let SIGTERM come as often as it likes, and leave the model's thread behind at SIGINT.
+            if self.should_exit:
+                asyncio.get_running_loop().call_soon_threadsafe(self.cut_off)
+            self.should_exit = True
+
+        def cut_off(self) -> None:
+            for task in self.server_state.tasks:
+                task.cancel()
+
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             if self.started:
                 ready(_url(listener), is_open)
 
-    asyncio.run(Server(settings).serve([listener]))
+    with _logging():
+        asyncio.run(Server(settings).serve([listener]))
+    return gate.cut_off
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """What the server logs goes where stderr goes now: while an MP3 is decoded, stderr itself goes nowhere."""
+    with os.fdopen(os.dup(2), "w", encoding="utf-8") as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        loggers = [logging.getLogger(name) for name in ("uvicorn", "thaitool.serving")]
+        for logger in loggers:
+            logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
 
 
 def _service(config: ServeConfig, engine: Engine, key: str | None) -> Service:
@@ -154,6 +191,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     with listener:
         try:
             listener.bind(address)
+            # Two that only bind a port do not notice each other until both have loaded a model.
+            listener.listen(_BACKLOG)
         except OSError as error:
             raise _no_address(host, port, error) from error
         yield listener

@@ -21,7 +21,7 @@ from thaitool.text.units import Vocabulary, load_vocabulary
 from thaitool.training.transcripts import training_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 HEAD, UNITS = "ctc_head.safetensors", "ctc_units.json"
 #: Units that occur less often in the training transcripts become <unk>.
 MIN_FREQUENCY = 2
+#: Updates that `remark_ctc` looks at; shares of rows and of frames above which it speaks.
+WATCHED, MOST_UNALIGNABLE, MOST_BLANKS = 20, 0.1, 0.98
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Heard:
     """Minus the log probability of the transcripts; None if no row can be aligned."""
     units: float
     """Units of the transcripts that can be aligned."""
-    rows: float
-    """Rows that can be aligned."""
+    fits: list[bool]
+    """Of each row, whether it can be aligned."""
     logs: dict[str, tuple[Tensor | float, float]]
 
 
@@ -63,18 +65,18 @@ class CtcHead(nn.Module):
 
     def fits(self, text: str | None, count: int) -> bool:
         """Whether there is a transcript, and `count` frames can carry it."""
-        return count >= frames_needed(self.ids(text)) > 0
+        return _carries(count, self.ids(text))
 
     def forward(self, frames: Tensor, counts: Tensor, texts: Sequence[str | None]) -> Heard:
         """The loss of the rows whose true counts (B,) of frames can carry their texts, in float32."""
         ids = [self.ids(text) for text in texts]
-        fits = [self.fits(text, n) for text, n in zip(texts, counts.tolist(), strict=True)]
+        fits = [_carries(n, row) for n, row in zip(counts.tolist(), ids, strict=True)]
         rows, total = float(sum(fits)), float(len(fits))
         left_out: dict[str, tuple[Tensor | float, float]] = {
             "ctc_unalignable": (total - rows, total)
         }
         if not rows:
-            return Heard(None, 0.0, 0.0, left_out)
+            return Heard(None, 0.0, fits, left_out)
         kept = [row for row, fit in zip(ids, fits, strict=True) if fit]
         units = float(sum(map(len, kept)))
         with torch.autocast(frames.device.type, enabled=False):
@@ -85,13 +87,44 @@ class CtcHead(nn.Module):
             "ctc_nats": (nats.detach(), units),
             "ctc_blank_share": (said.blanks, float(counts[fits].sum())),
         }
-        return Heard(nats, units, rows, logs | left_out)
+        return Heard(nats, units, fits, logs | left_out)
 
     def save(self, path: Path, weights: dict[str, Tensor]) -> None:
         """Writes the head, its weights by its own names, beside the model of a checkpoint."""
         whole = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
         save_file(whole, path / HEAD)
         self.vocabulary.save(path / UNITS)
+
+
+def _carries(count: int, ids: Sequence[int]) -> bool:
+    return count >= frames_needed(ids) > 0
+
+
+def remark_ctc(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the last updates say about the CTC loss, in words; nothing if it does its work.
+
+    Args:
+        rows: Metrics of updates, oldest first; the last `WATCHED` with a CTC loss are looked at, fewer say nothing.
+    """
+    recent = [row for row in rows if "ctc_unalignable" in row][-WATCHED:]
+    if len(recent) < WATCHED:
+        return []
+    alarms = []
+    left_out = sum(row["ctc_unalignable"] for row in recent) / WATCHED
+    if left_out > MOST_UNALIGNABLE:
+        alarms.append(
+            f"ctc: {left_out:.0%} of the rows of the last {WATCHED} updates have no transcript or one that their audio"
+            " cannot carry, and CTC learns nothing from them. Check that transcripts are whole and belong to their"
+            " audio, or choose a projector that shortens less."
+        )
+    blanks = [row["ctc_blank_share"] for row in recent if "ctc_blank_share" in row]
+    if len(blanks) == WATCHED and min(blanks) > MOST_BLANKS:
+        alarms.append(
+            f"ctc: its head has put out blanks alone in more than {MOST_BLANKS:.0%} of the frames of every one of the"
+            f" last {WATCHED} updates. Every CTC training begins so; if it stays, raise ctc_first_updates or"
+            " ctc_learning_rate."
+        )
+    return alarms
 
 
 def new_head(width: int, train_set: Manifest) -> CtcHead:

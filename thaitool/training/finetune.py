@@ -42,11 +42,11 @@ ANSWERS, CTC = "answers", "ctc"
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of a batch, as a sum over `count` tokens or units, of `rows` rows."""
+    """One loss of a batch, as a sum over `count` tokens or units; `learned` tells which rows are in it."""
 
     total: Tensor
     count: float
-    rows: float
+    learned: Sequence[bool]
     logs: Mapping[str, tuple[Tensor | float, float]] = field(default_factory=dict)
 
 
@@ -94,8 +94,13 @@ class Objective(nn.Module):
         self.update = 0
 
     def train(self, mode: bool = True) -> Objective:
-        """Dropout only where something is learned: what is frozen stays in evaluation mode."""
+        """Dropout only where something is learned: a frozen encoder or projector stays in evaluation mode.
+
+        The LLM never does: its layers are computed again (gradient checkpointing) in training mode alone.
+        """
         super().train(mode)
+        if not self.config.train_projector:
+            self.model.multi_modal_projector.eval()
         if not self.config.unfreeze_encoder:
             self.model.audio_tower.eval()
             for layer in upper_layers(self.model.audio_tower, self.config):
@@ -131,16 +136,17 @@ class Objective(nn.Module):
         first = self.config.ctc_first_updates if step is not None else 0
         # Zero gradients rather than none: other processes, and the optimizer's state, expect one of every weight.
         if ctc is not None and step is not None and step.update < first:
-            total = ctc.total + _nothing(self)
-            loss = Loss(total, ctc.count, ctc.logs, used=round(ctc.rows))
+            total, count, learned = ctc.total + _nothing(self), ctc.count, ctc.learned
+            logs = dict(ctc.logs)
         else:
             answers = self._answers(batch, heard, step)
-            total, logs = answers.total, dict(answers.logs)
+            total, count, learned = answers.total, answers.count, answers.learned
+            logs = dict(answers.logs)
             if ctc is not None:
                 total = total + self.config.ctc_weight * ctc.total
                 logs |= ctc.logs
-            loss = Loss(total, answers.count, logs, used=round(answers.rows))
-        return loss if step is None else self._tallied(loss, batch)
+        tallies = {} if step is None else {"rows": self._rows(batch, learned)}
+        return Loss(total, count, logs, used=sum(learned), tallies=tallies)
 
     def losses(self, batch: Batch, step: Step) -> dict[str, Callable[[], Tensor]]:
         """Every declared loss of a batch by name, on its own, whether or not its time has come."""
@@ -174,7 +180,7 @@ class Objective(nn.Module):
             if rows := [i for i, name in enumerate(of_row) if name == task]:
                 nats = out.row_nats[rows].sum()
                 logs[f"answer_nats_{task}"] = (nats, float(counts[rows].sum()))
-        return Term(out.loss, supervised, float(len(batch.utterances)), logs)
+        return Term(out.loss, supervised, [True] * len(batch.utterances), logs)
 
     def _ctc(self, batch: Batch, heard: tuple[Tensor, Tensor]) -> Term:
         assert self.ctc is not None  # noqa: S101 (asked for only then; narrows the type)
@@ -182,14 +188,14 @@ class Objective(nn.Module):
         said = self.ctc(frames, counts.cpu(), [u.text for u in batch.utterances])
         # Through the encoder's layers, too: under FSDP2 all processes must go back through them.
         total = frames.float().sum() * 0.0 + _nothing(self) if said.nats is None else said.nats
-        return Term(total, said.units, said.rows, said.logs)
+        return Term(total, said.units, said.fits, said.logs)
 
-    def _tallied(self, loss: Loss, batch: Batch) -> Loss:
-        """With the rows of each task that the batch holds, in the order of the configuration."""
+    def _rows(self, batch: Batch, learned: Sequence[bool]) -> Tensor:
+        """Rows of each task that a batch is learned from, in the order of the configuration, shape (tasks,)."""
         tasks = self.config.tasks
         places = torch.tensor([tasks.index(u.task or "asr") for u in batch.utterances])
-        rows = torch.bincount(places, minlength=len(tasks)).to(self.model.device)
-        return Loss(loss.total, loss.weight, loss.logs, used=loss.used, tallies={"rows": rows})
+        rows = torch.bincount(places[torch.tensor(learned)], minlength=len(tasks))
+        return rows.to(self.model.device)
 
     def summarise(self, tallies: Mapping[str, Tensor]) -> dict[str, float]:
         """Rows of each task in an update."""

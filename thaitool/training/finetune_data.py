@@ -5,8 +5,9 @@ Reads manifests, not audio; draws nothing at random.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from thaitool.data.window import within_window
 from thaitool.errors import InputError
 from thaitool.models.packing import row_tokens
 from thaitool.records import Rejected
+from thaitool.text.context import Context, context_text, parse_context, with_context
 from thaitool.text.tasks import load_tasks, task_of, tasks_of
 from thaitool.training.drafts import with_draft
 from thaitool.training.examples import askable, asked, task_rows
@@ -36,10 +38,13 @@ if TYPE_CHECKING:
     from thaitool.config import FinetuneConfig
     from thaitool.models.encoders.interface import SpeechEncoder
     from thaitool.models.processor import ThaiSpeechProcessor
+    from thaitool.records import Utterance
     from thaitool.text.tasks import TaskSpec
 
 #: Rows that are Python objects at a time.
 _ROWS = 1 << 16
+#: Words whose length is looked at; and deviations by which a list of many is longer than most are.
+_WORDS, _DEVIATIONS = 10_000, 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Fitting:
 
     train: Manifest
     tokens: NDArray[np.int32]
-    """Of each training row with its audio and answer, asked by the first prompt; shape (N,)."""
+    """Of each training row with its audio and answer, at most: asked in the longest wording, with the longest list of
+    words that may be drawn; shape (N,). A draft counts as its transcript."""
     dev: Manifest
     rejected: list[Rejected]
     """All that was set aside so far."""
@@ -170,9 +176,18 @@ def fitting(
     limit = config.train.max_rejected_share
     rejected = list(sets.rejected)
     found = []
+    asked_longest = longest_wordings(tasks, processor) if config.paraphrases else tasks
+    listed = 0 if sets.contexts is None else list_tokens(sets.contexts, processor)
     for rows in (sets.train, sets.dev):
         heard, too_long = within_window(rows, encoder.longest_samples, max_rejected_share=limit)
-        tokens = _row_tokens(heard, tasks, processor, drafts=config.drafter is not None)
+        drawn = rows is sets.train
+        tokens = _row_tokens(
+            heard,
+            asked_longest if drawn else tasks,
+            processor,
+            drafts=config.drafter is not None,
+            listed=listed if drawn else 0,
+        )
         fits = tokens <= context
         beyond = [
             Rejected(
@@ -195,16 +210,52 @@ def _row_tokens(
     processor: ThaiSpeechProcessor,
     *,
     drafts: bool,
+    listed: int,
 ) -> NDArray[np.int32]:
     found = []
     for start in range(0, len(manifest), _ROWS):
         rows = [manifest[i] for i in range(start, min(start + _ROWS, len(manifest)))]
         if drafts:  # not made yet: a transcript is about as long
             rows = [with_draft(row, row.text or "") for row in rows]
+        if listed:  # drawn lists take the place of the rows' own
+            rows = [_without_hotwords(row) for row in rows]
         instructions, answers = asked(rows, tasks, seed=None)
         samples = [round(row.duration_s * SAMPLE_RATE_HZ) for row in rows]
-        found.append(row_tokens(processor, instructions, samples, answers))
+        found.append(row_tokens(processor, instructions, samples, answers) + np.int32(listed))
     return np.concatenate(found)
+
+
+def _without_hotwords(row: Utterance) -> Utterance:
+    if row.context is None:
+        return row
+    return replace(row, context=context_text(replace(parse_context(row.context), hotwords=())))
+
+
+def longest_wordings(
+    tasks: Mapping[str, TaskSpec], processor: ThaiSpeechProcessor
+) -> dict[str, TaskSpec]:
+    """The tasks with one wording each, the one of most tokens."""
+
+    def size(prompt: str) -> int:
+        ids: list[int] = processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return len(ids)
+
+    return {
+        name: replace(spec, prompts=(max(spec.prompts, key=size),)) for name, spec in tasks.items()
+    }
+
+
+def list_tokens(draws: HotwordDraws, processor: ThaiSpeechProcessor) -> int:
+    """Tokens that a drawn list of words adds to a prompt: of lists of full length hardly one in 700 has more."""
+    words = draws.pool.words
+    chosen = [words[k] for k in np.linspace(0, len(words) - 1, min(len(words), _WORDS)).astype(int)]
+    ids = processor.tokenizer([f", {word}" for word in chosen], add_special_tokens=False)
+    sizes = np.array([len(row) for row in ids["input_ids"]])
+    n = min(draws.most, len(words))
+    most = min(n * sizes.mean() + _DEVIATIONS * math.sqrt(n) * sizes.std(), n * sizes.max())
+    first = with_context("", Context(hotwords=(chosen[0],)))
+    before = len(processor.tokenizer(first, add_special_tokens=False)["input_ids"])
+    return before + math.ceil(float(most))
 
 
 def plan_batches(

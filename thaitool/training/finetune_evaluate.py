@@ -3,14 +3,14 @@
 Each row of the sample is answered twice, the second time with the audio of a row that has another answer: a score that
 stays as good is none for listening. Answers are kept in `predictions-UPDATE.jsonl`, in the form of `eval`'s.
 Several processes share the rows, and all get the figures of all rows.
-Trains nothing; figures are `training.finetune_figures`', their meaning `training.finetune_judge`'s.
+Trains nothing; rows are `training.finetune_held_out`'s, figures `training.finetune_figures`', their meaning
+`training.finetune_judge`'s.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,16 +19,20 @@ from thaitool.data.loader import collate, in_order, listed
 from thaitool.data.manifest import append_quarantine
 from thaitool.errors import InputError
 from thaitool.files import disk_full_is_explained
-from thaitool.metrics.entity_labels import parse_entities
 from thaitool.models import generate
-from thaitool.text.normalize import compact
-from thaitool.training.examples import asked, task_rows
-from thaitool.training.finetune_figures import ERROR, HeldTask, Told, figures, row_errors
+from thaitool.training.finetune_figures import (
+    ERROR,
+    HeldTask,
+    Told,
+    directions,
+    figures,
+    row_errors,
+)
 from thaitool.training.finetune_judge import NATS, selection
 from thaitool.training.ranks import gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -37,161 +41,9 @@ if TYPE_CHECKING:
     from thaitool.config import FinetuneConfig
     from thaitool.data.manifest import Manifest
     from thaitool.records import Utterance
-    from thaitool.text.tasks import TaskSpec
     from thaitool.training.finetune import Objective
+    from thaitool.training.finetune_held_out import HeldOut
     from thaitool.training.run_dir import RunDir
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What a run is judged on: always the same rows."""
-
-    manifest: Manifest
-    """All held-out rows, whose answers are measured in nats."""
-    tasks: tuple[HeldTask, ...]
-    """The rows that are answered."""
-
-
-def closed_sets(
-    train_set: Manifest, dev_set: Manifest, tasks: Mapping[str, TaskSpec]
-) -> dict[str, tuple[str, ...]]:
-    """The labels of every task that is answered by one of a set: its own, or those that the data has.
-
-    Two spellings of a label that are one in `thai-v1` without spaces count as one.
-    """
-    found = {}
-    for name, spec in tasks.items():
-        if spec.metric != "ic":
-            continue
-        labels: dict[str, str] = {compact(label): label for label in spec.labels or ()}
-        for manifest in () if spec.labels else (train_set, dev_set):
-            column = task_rows(manifest, [name]).column("label")
-            for label in column.unique().to_pylist():
-                if label:
-                    labels.setdefault(compact(label), label)
-        found[name] = tuple(label for form, label in sorted(labels.items()) if form)
-    return found
-
-
-def hold_out(
-    dev_set: Manifest,
-    config: FinetuneConfig,
-    tasks: Mapping[str, TaskSpec],
-    *,
-    closed_sets: Mapping[str, Sequence[str]],
-) -> HeldOut:
-    """At most `judge_items` held-out rows of each task, drawn by the seed, and the wrong audio for each.
-
-    Args:
-        dev_set: Rows of `config.tasks`, with something to answer.
-        config: Of the run.
-        tasks: All tasks by name.
-        closed_sets: See the function of that name.
-
-    Raises:
-        InputError: a task has no held-out row, or one that cannot be scored: before training, as it would otherwise
-            show at the first evaluation.
-    """
-    held = []
-    for name in config.tasks:
-        mine = task_rows(dev_set, [name])
-        if not len(mine):
-            raise InputError(
-                f"Finetuning is judged on the dev split, but {config.data} has no row of it for task {name} that can be"
-                " heard and has an answer; mark some rows as dev, or leave the task out."
-            )
-        rows = [mine[k] for k in _drawn(len(mine), config.judge_items, config.train.seed)]
-        _, references = asked(rows, tasks, seed=None)
-        kind = tasks[name].metric
-        _require_scorable(name, kind, rows, references, closed_sets.get(name, ()))
-        others = _with_other_audio(rows, references)
-        held.append(
-            HeldTask(
-                name,
-                kind,
-                tuple(rows),
-                tuple(asked(rows, tasks, seed=None)[0]),
-                tuple(references),
-                tuple(others),
-                tuple(asked(others, tasks, seed=None)[0]),
-                tuple(closed_sets.get(name, ())),
-            )
-        )
-    return HeldOut(dev_set, tuple(held))
-
-
-def prepared(
-    held: HeldOut,
-    tasks: Mapping[str, TaskSpec],
-    prepare: Callable[[Utterance], Utterance],
-) -> HeldOut:
-    """The same rows, asked with what `prepare` puts into their contexts, such as a draft of the audio beside them."""
-    made = []
-    for task in held.tasks:
-        rows = tuple(prepare(row) for row in task.rows)
-        others = tuple(prepare(row) for row in task.others)
-        made.append(
-            replace(
-                task,
-                rows=rows,
-                instructions=tuple(asked(rows, tasks, seed=None)[0]),
-                others=others,
-                other_instructions=tuple(asked(others, tasks, seed=None)[0]),
-            )
-        )
-    return replace(held, tasks=tuple(made))
-
-
-def _drawn(total: int, count: int, seed: int) -> list[int]:
-    """Numbers of `count` rows, ascending; all if there are no more."""
-    return sorted(np.random.default_rng(seed).permutation(total)[:count].tolist())
-
-
-def _require_scorable(
-    name: str,
-    kind: str,
-    rows: Sequence[Utterance],
-    references: Sequence[str],
-    closed_set: Sequence[str],
-) -> None:
-    known = {compact(label) for label in closed_set}
-    for row, reference in zip(rows, references, strict=True):
-        if kind == "ic" and compact(reference) not in known:
-            raise InputError(
-                f"Held-out row {row.id} of task {name} has label {reference!r}, which is none of its"
-                f" {len(closed_set)} labels ({', '.join(list(closed_set)[:5])}); correct the row or the task's labels."
-            )
-        if kind == "ner":
-            try:
-                parse_entities(reference)
-            except InputError as error:
-                raise InputError(
-                    f"Held-out row {row.id} of task {name} has a label that cannot be scored: {error}"
-                ) from error
-
-
-def _with_other_audio(rows: Sequence[Utterance], references: Sequence[str]) -> list[Utterance]:
-    """Each row with the audio of the next longer one that has another answer, in a round; none if all answers are one.
-
-    Of like length, so that no model can tell by that.
-    """
-    forms = [compact(reference) for reference in references]
-    if len(set(forms)) < 2:
-        return []
-    order = sorted(range(len(rows)), key=lambda k: (rows[k].duration_s, k))
-    n, found = len(rows), list(rows)
-    for place, k in enumerate(order):
-        after = next(j for step in range(1, n) if forms[j := order[(place + step) % n]] != forms[k])
-        heard = rows[after]
-        found[k] = replace(
-            rows[k],
-            audio=heard.audio,
-            duration_s=heard.duration_s,
-            sample_rate_hz=heard.sample_rate_hz,
-            start_s=heard.start_s,
-            end_s=heard.end_s,
-        )
-    return found
 
 
 def require_changeable(
@@ -202,8 +54,8 @@ def require_changeable(
     Answers come from the encoder, the projector and the LLM; a head beside them (`ctc_weight`) has no say in them.
 
     Raises:
-        InputError: there is no metric `config.select`; nothing that is trained lies on its way; or the labels of its
-            task are all the same.
+        InputError: there is no metric `config.select`; nothing that is trained lies on its way; the held-out rows have
+            nothing that it counts; or the labels of its task are all the same.
     """
     select, _ = selection(config.select, held.tasks)
     on_the_way = {id(p) for p in objective.model.parameters()}
@@ -214,6 +66,12 @@ def require_changeable(
             " encoder (unfreeze_layers)."
         )
     for task in held.tasks:
+        if select in directions(task) and select not in figures(task, _right(task), {}):
+            raise InputError(
+                f"select is {select}, but the {len(task.rows)} held-out rows of {task.name} that are answered have"
+                " nothing that it counts, such as tone marks or entities. Raise judge_items, mark other rows as dev, or"
+                " set select to another metric."
+            )
         if task.kind != "ic" or task.others or not select.startswith(f"{task.name}_"):
             continue
         raise InputError(
@@ -221,6 +79,10 @@ def require_changeable(
             f" {task.references[0]!r}, so that one answer, whatever is heard, is always right. Mark rows with other"
             " labels as dev, or set select to another metric."
         )
+
+
+def _right(task: HeldTask) -> dict[str, Told]:
+    return {row.id: Told(text, True) for row, text in zip(task.rows, task.references, strict=True)}
 
 
 def evaluate(
@@ -247,10 +109,8 @@ def evaluate(
     Raises:
         InputError: no held-out recording, or none of a task, can be read.
     """
-    shared = accelerator is not None and not objective.sharded
-    share = slice(None)
-    if accelerator is not None and shared:
-        share = slice(accelerator.process_index, None, accelerator.num_processes)
+    of = None if objective.sharded else accelerator
+    share = slice(None) if of is None else slice(of.process_index, None, of.num_processes)
     ledger = out.quarantine
     # First: under FSDP2 the objective's own call leaves the weights outside of layers whole, and answering needs them.
     sums = _sums(objective, held.manifest, config, ledger, share)
@@ -261,16 +121,15 @@ def evaluate(
         )
         for task in held.tasks
     ]
-    everyone = gathered(accelerator, (sums, mine)) if accelerator and shared else [(sums, mine)]
+    everyone = [(sums, mine)] if of is None else gathered(of, (sums, mine))
     found = _nats([sums for sums, _ in everyone], len(held.manifest), ledger)
     answers: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for number, task in enumerate(held.tasks):
-        told: dict[str, Told] = {}
-        other: dict[str, Told] = {}
-        for _, theirs in everyone:
-            told |= theirs[number][0]
-            other |= theirs[number][1]
+        told, other = (
+            {name: said for _, theirs in everyone for name, said in theirs[number][which].items()}
+            for which in (0, 1)
+        )
         if not told:
             raise InputError(
                 f"Task {task.name} is judged on held-out recordings, but none of the {len(task.rows)} could be read;"

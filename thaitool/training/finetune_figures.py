@@ -44,7 +44,8 @@ BESIDE = ("distinct_share", "top_share", "empty_share", "repeated_ngram_rate")
 REFERENCES, SHUFFLED = "references", "shuffled_audio"
 #: The mean over rows of what is wrong with each, at most 1, so that one answer that loops is one error.
 ERROR = "error"
-_FLIPS = 9_999
+#: Draws of signs, and signs that exist at once.
+_FLIPS, _SIGNS = 9_999, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,12 @@ def flip_test(differences: Sequence[float], seed: int = 0) -> float:
     Of all ways to choose the signs 9,999 are drawn, and that which was found counts as one more.
     """
     values = np.asarray(differences, dtype=np.float64)
-    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(_FLIPS, len(values)))
-    # Sums that differ by rounding are equal.
-    as_large = int((signs @ values >= values.sum() - 1e-9).sum())
+    rng, as_large = np.random.default_rng(seed), 0
+    block = max(1, _SIGNS // max(1, len(values)))
+    for at in range(0, _FLIPS, block):
+        signs = rng.choice((-1.0, 1.0), size=(min(block, _FLIPS - at), len(values)))
+        # Sums that differ by rounding are equal.
+        as_large += int((signs @ values >= values.sum() - 1e-9).sum())
     return (as_large + 1) / (_FLIPS + 1)
 
 

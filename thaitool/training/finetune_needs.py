@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from thaitool.training.finetune import Objective
     from thaitool.training.finetune_data import Fitting
 
-#: The first update warms up (kernels, caches); these many after it are timed.
+#: The first update warms up (kernels, caches); these many after it are timed, and the middle one counts, as an
+#: evaluation or a checkpoint may lie in between.
 TIMED_UPDATES = 5
 
 
@@ -98,29 +101,41 @@ def memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def timed(progress: Progress, announce: Callable[[Sequence[tuple[str, str]]], None]) -> Progress:
-    """A `Progress` that announces, after the first updates, how long the others will take."""
+def timed(
+    progress: Progress,
+    announce: Callable[[Sequence[tuple[str, str]]], None],
+    *,
+    after: int = 0,
+) -> Progress:
+    """A `Progress` that announces, after the first updates, how long the others will take.
+
+    Args:
+        progress: What is shown besides.
+        announce: Told once.
+        after: Updates at the start of the run that are of another kind, and are not timed.
+    """
 
     @contextmanager
     def watched(description: str, total: int, done: int = 0) -> Iterator[Advance]:
-        made, began = 0, 0.0
+        made, times = 0, list[float]()
         with progress(description, total, done) as advance:
 
             def counted(steps: int = 1, note: str = "") -> None:
-                nonlocal made, began
+                nonlocal made
                 advance(steps, note)
                 made += steps
-                if made == 1:
-                    began = time.perf_counter()
-                if made == 1 + TIMED_UPDATES < total - done:
-                    each = (time.perf_counter() - began) / TIMED_UPDATES
-                    left = total - done - made
+                if done + made <= after or len(times) > TIMED_UPDATES:
+                    return
+                times.append(time.perf_counter())
+                left = total - done - made
+                if len(times) > TIMED_UPDATES and left:
+                    each = median(b - a for a, b in pairwise(times))
                     announce(
                         [
                             (
                                 "time",
                                 f"about {span(left * each / 3600)} for the other {left:,} updates, at {each:.2f} s each"
-                                " as in the last few, evaluations in between not counted",
+                                f" as the middle one of the last {TIMED_UPDATES}, evaluations not counted",
                             )
                         ]
                     )

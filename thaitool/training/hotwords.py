@@ -52,7 +52,8 @@ class HotwordPool:
 def hotword_pool(manifest: Manifest, ner_tasks: Collection[str] = ("ner",)) -> HotwordPool:
     """The entities of all labels of `ner_tasks`, and the hotwords of all contexts.
 
-    Labels that cannot be read add nothing (data of other tasks may hold any text there).
+    Labels and contexts that cannot be read add nothing: data of other tasks may hold any text there, and rows with a
+    bad context are set aside elsewhere.
     """
     words: set[str] = set()
     said: dict[str, tuple[str, ...]] = {}
@@ -69,9 +70,16 @@ def hotword_pool(manifest: Manifest, ner_tasks: Collection[str] = ("ner",)) -> H
             said[key] = tuple(dict.fromkeys((*said.get(key, ()), *names)))
     contexts = manifest.column("context")
     for context in pc.unique(contexts.drop_null()).to_pylist():
-        words.update(word.strip() for word in parse_context(context).hotwords)
+        words.update(_hotwords(context))
     forms = {word: form for word in sorted(words) if (form := compact(word))}
     return HotwordPool(tuple(forms), tuple(forms.values()), said)
+
+
+def _hotwords(context: str) -> tuple[str, ...]:
+    try:
+        return tuple(word.strip() for word in parse_context(context).hotwords)
+    except InputError:
+        return ()
 
 
 def _surfaces(label: str | None) -> tuple[str, ...]:

@@ -13,7 +13,10 @@ import pyarrow as pa
 import yaml
 
 from thaitool.data.manifest import open_manifest
-from thaitool.models.hub import hub_source
+from thaitool.models.checkpoint import FRONT_END
+from thaitool.models.hub import fetched, hub_source
+from thaitool.models.recogniser import is_recogniser
+from thaitool.models.whole import is_whole
 from thaitool.training.run_dir import MANIFEST, RUN
 
 if TYPE_CHECKING:
@@ -63,16 +66,32 @@ def lineage(checkpoint: Path) -> tuple[list[Ancestor], list[str]]:
         seen.add(path)
         run = _run_of(path)
         if run is None:
-            if path.exists():
-                found.append(Ancestor("base", path))
-            else:
+            if not path.exists():
                 lost.append(f"{path.name} is not where it was, so what it was made of is unknown.")
+            elif _is_ours(path):
+                lost.append(
+                    f"{path.name} is not in the directory of its run, so what it was trained on is unknown."
+                )
+            else:
+                found.append(Ancestor("base", path))
             break
         stage, config = _configuration(run)
+        if not (run / MANIFEST).is_file():
+            lost.append(f"{run.name} ({stage}) has no manifest, so its data is unknown.")
         found.append(Ancestor(stage, run, _data_of(run), config))
         before = config.get(_BEFORE.get(stage, ""))
-        path = None if before is None else type(checkpoint)(before)
+        path = None if before is None else _place(type(checkpoint)(before))
     return found, lost
+
+
+def _place(before: Path) -> Path:
+    """Where a model that a run names lies: as it says, or in the hub's cache."""
+    return before if before.exists() else fetched(before) or before
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a directory is a trained model of ours, which has a past, rather than a base model."""
+    return (path / FRONT_END).is_file() or is_whole(path) or is_recogniser(path)
 
 
 def _run_of(path: Path) -> Path | None:

@@ -242,8 +242,8 @@ class _Loop:
             )
         # Before the checkpoint: a run killed in between would resume without this line.
         self._record(row, judged=judged)
-        last = update + 1 == config.updates
-        if finding is None and (last or improved or (update + 1) % config.save_every == 0):
+        saves = improved or update + 1 == config.updates or (update + 1) % config.save_every == 0
+        if finding is None and saves:
             self.checkpoint()
         return row, finding
 
@@ -305,13 +305,12 @@ class _Loop:
 
     def _evaluation_is_due(self) -> bool:
         """After the updates that are done; always after the last."""
-        due = self.done.updates % self.config.eval_every == 0
-        return due or self.done.updates == self.config.updates
+        done, config = self.done.updates, self.config
+        return done % config.eval_every == 0 or done == config.updates
 
     def evaluate_again(self) -> None:
         """The evaluation that a run was stopped in, once it is resumed: its figures are no older ones."""
-        done = self.done
-        if done.updates and done.evaluated != done.updates and self._evaluation_is_due():
+        if self.done.evaluated != self.done.updates > 0 and self._evaluation_is_due():
             row: dict[str, float] = {"update": self.done.updates}
             self._evaluate(row)
             self._record(row, judged=True)

@@ -23,8 +23,8 @@ def make_trainable(
     """Freezes all but what the configuration asks for; returns the optimizer groups.
 
     Raises:
-        InputError: the LLM has an adapter of another rank, no layer that `lora_targets` names, or the encoder fewer
-            layers than `unfreeze_layers`.
+        InputError: the LLM has an adapter of another rank, scale or place, no layer that `lora_targets` names, or the
+            encoder fewer layers than `unfreeze_layers`.
     """
     model.requires_grad_(False)
     groups: list[dict[str, Any]] = []
@@ -70,12 +70,19 @@ def _lora(model: Any, config: FinetuneConfig) -> list[nn.Parameter]:
                 f"lora_targets must name linear layers of the LLM, but {config.lora_targets!r} does not:"
                 f" {str(error).splitlines()[0]}"
             ) from error
-    rank = model.language_model.peft_config["default"].r
-    if rank != config.lora_rank:
-        raise InputError(
-            f"{config.model} has a LoRA adapter of rank {rank}, which goes on being trained, but lora_rank is"
-            f" {config.lora_rank}; set it to {rank}."
-        )
+    has = model.language_model.peft_config["default"]
+    for key, name, value in (
+        ("lora_rank", "rank", has.r),
+        ("lora_alpha", "alpha", has.lora_alpha),
+        ("lora_targets", "targets", has.target_modules),
+    ):
+        wanted = getattr(config, key)
+        # Layers that are listed one by one, by another tool, are what they are.
+        if wanted != value and isinstance(value, int | float | str):
+            raise InputError(
+                f"{config.model} has a LoRA adapter of {name} {value}, which goes on being trained, but {key} is"
+                f" {wanted}; set it to {value}."
+            )
     lora = [p for n, p in model.language_model.named_parameters() if "lora_" in n]
     for p in lora:
         p.requires_grad_(True)

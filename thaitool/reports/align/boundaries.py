@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,24 +20,37 @@ class Boundaries:
     path_ms: float
     uniform_ms: float
     """Of a clip divided evenly among its characters."""
+    late_ms: float
+    """Median of how much later a word begins on the path than it is said; below 0: earlier.
+
+    Encoders whose convolutions are padded on the left, as those of w2v-BERT, have such a lag.
+    """
+    shifted_ms: float
+    """Of the path with this lag taken off, a single number from the same words."""
     count: int
 
 
 def boundary_errors(alignments: Sequence[ShownAlignment]) -> Boundaries | None:
     """Errors of clips whose words are their text; None if there is no word to compare."""
-    of_path, of_uniform = [], []
+    late, of_uniform = [], []
     for one in alignments:
         places = word_places(one.text, one.words)
         begins = dict(zip(_starts(one.pieces), one.pieces, strict=True))
         for place, word in list(zip(places, one.words, strict=True))[1:]:
             if place in begins:
-                of_path.append(abs(begins[place].start_s - word.start_s))
+                late.append(1000 * (begins[place].start_s - word.start_s))
                 uniform = one.duration_s * place / len(_bare(one.text))
-                of_uniform.append(abs(uniform - word.start_s))
-    if not of_path:
+                of_uniform.append(1000 * abs(uniform - word.start_s))
+    if not late:
         return None
-    n = len(of_path)
-    return Boundaries(1000 * sum(of_path) / n, 1000 * sum(of_uniform) / n, n)
+    lag = median(late)
+    return Boundaries(
+        path_ms=fmean(map(abs, late)),
+        uniform_ms=fmean(of_uniform),
+        late_ms=lag,
+        shifted_ms=fmean(abs(x - lag) for x in late),
+        count=len(late),
+    )
 
 
 def word_places(text: str, words: Sequence[Span]) -> list[int]:

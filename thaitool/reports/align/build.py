@@ -84,20 +84,27 @@ def build_align_report(
         if on_map:
             names = tuple(name for name, _ in on_map)
             places = tsne([on_map[0][1].text, *(v.frames for _, v in on_map)], seed)
+    points, unknown = _points(runs)
+    compared = [(run.name, s, boundary_errors(s.alignments)) for run, s in shown]
     return AlignReport(
         f"thaitool align: {', '.join(run.name for run in runs)}",
         created,
         tuple(runs),
         tuple((run.name, mix_of(s.vectors)) for run, s in shown if _has_both(s)),
-        tuple(
-            (run.name, found)
-            for run, s in shown
-            if (found := boundary_errors(s.alignments)) is not None
-        ),
-        tuple(_points(runs)),
+        tuple((name, found) for name, _, found in compared if found is not None),
+        tuple(points),
         names,
         places,
-        tuple(told),
+        (
+            *told,
+            *unknown,
+            *(
+                f"{name} has true word times, but none to compare: no word after the first of a clip begins"
+                " where a token begins, or the words are not the transcript."
+                for name, s, found in compared
+                if found is None and any(one.words for one in s.alignments)
+            ),
+        ),
     )
 
 
@@ -144,17 +151,40 @@ def _scored(runs: Sequence[RunRecord], scores: Sequence[tuple[str, Report]]) -> 
     return list(known.values())
 
 
-def _points(runs: Sequence[RunRecord]) -> list[Point]:
-    """Scored runs whose whole training is known: of `finetune`, the run that it started from must be given, too."""
+def _points(runs: Sequence[RunRecord]) -> tuple[list[Point], list[str]]:
+    """Scored runs whose whole training is known, and why others have no point."""
     by_path = {run.path: run for run in runs}
-    found = []
+    found, told = [], []
     for run in runs:
-        behind = [run]
-        if run.model is not None:
-            model = run.model.resolve()
-            start = next((by_path[p] for p in (model, *model.parents) if p in by_path), None)
-            behind = [run, start] if start is not None else []
+        if not run.scores:
+            continue
+        behind = _behind(run, by_path)
         costs = [one.cost.get("flops") for one in behind]
-        if run.scores and costs and None not in costs:
-            found.append(Point(run.name, sum(c for c in costs if c is not None), run.scores[0]))
-    return found
+        known = [c for c in costs if c is not None]
+        if behind[-1].model is not None:
+            told.append(
+                f"{run.name} is not drawn by FLOPs: {behind[-1].name} started from {behind[-1].model}, which is not"
+                " among the runs of this report; name that run, too."
+            )
+        elif len(known) < len(costs):
+            told.append(
+                f"{run.name} is not drawn by FLOPs: those of {behind[costs.index(None)].name} were not counted"
+                " (a compiled model, an older version, or no evaluation yet)."
+            )
+        elif run.scores[0].value is None:
+            told.append(f"{run.name} is not drawn by FLOPs: its report has no value for CER.")
+        else:
+            found.append(Point(run.name, sum(known), run.scores[0]))
+    return found, told
+
+
+def _behind(run: RunRecord, by_path: dict[Path, RunRecord]) -> list[RunRecord]:
+    """A run, the one that it started from, and so on, as far as they are given."""
+    behind = [run]
+    while (model := behind[-1].model) is not None:
+        model = model.resolve()
+        start = next((by_path[p] for p in (model, *model.parents) if p in by_path), None)
+        if start is None or start in behind:
+            break
+        behind.append(start)
+    return behind

@@ -52,7 +52,8 @@ class Axis:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             found = [m * 10.0**d for d in decades for m in (1, 2, 5)]
             inside = [v for v in found if self.low <= v <= self.high]
-            return inside if len(inside) <= 6 else inside[:: math.ceil(len(inside) / 6)]
+            if len(inside) >= 3:
+                return inside if len(inside) <= 6 else inside[:: math.ceil(len(inside) / 6)]
         step = _round_up((self.high - self.low) / 6)
         first = math.ceil(self.low / step - 1e-9)
         return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]

@@ -28,6 +28,8 @@ COSTS = (
     *("utterances", "audio_s"),
 )
 _STAGES = ("align", "finetune")
+#: Of files that somebody else wrote, or that were cut short.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class RunRecord:
     """One run, as its directory tells it."""
 
     name: str
-    """Of its directory; with the one above where two would be alike."""
+    """Of its directory; with those above where two would be alike."""
     path: Path
     stage: str
     method: str
@@ -73,12 +75,16 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         raise InputError("Each run must be named once: " + ", ".join(map(str, paths)) + ".")
-    last = [path.name for path in resolved]
-    names = [
-        name if last.count(name) == 1 else f"{path.parent.name}/{name}"
-        for name, path in zip(last, resolved, strict=True)
-    ]
-    return [_read(name, path) for name, path in zip(names, resolved, strict=True)]
+    return [_read(_name(path, resolved), path) for path in resolved]
+
+
+def _name(path: Path, others: Sequence[Path]) -> str:
+    """As many of the last parts of a path as tell it from the others."""
+    parts = path.parts
+    for n in range(1, len(parts)):
+        if sum(other.parts[-n:] == parts[-n:] for other in others) == 1:
+            return "/".join(parts[-n:])
+    return str(path)
 
 
 def is_run(path: Path) -> bool:
@@ -98,14 +104,29 @@ def _read(name: str, path: Path) -> RunRecord:
         rows = _rows(path / "metrics.jsonl")
         result = path / "result.json"
         done = json.loads(result.read_text("utf-8")) if result.exists() else None
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as a run: {error}") from error
-    if stage not in _STAGES:
+        if stage in _STAGES:
+            return _record(name, path, stage, config[stage], kept, rows, done)
+    except (*_DAMAGE, yaml.YAMLError) as error:
         raise InputError(
-            f"{path} is a run of {stage}; a report compares runs of align, and of finetune after them."
-        )
-    settings = config[stage]
+            f"{path} cannot be read as a run ({type(error).__name__}: {error}); leave it out."
+        ) from error
+    raise InputError(
+        f"{path} is a run of {stage}; a report compares runs of align, and of finetune after them."
+    )
+
+
+def _record(
+    name: str,
+    path: Path,
+    stage: str,
+    settings: dict[str, Any],
+    kept: dict[str, Any],
+    rows: list[dict[str, Any]],
+    done: dict[str, Any] | None,
+) -> RunRecord:
     metrics = _last_evaluation(rows)
+    untrained = stage == "align" and settings["method"] == "none"
+    cost = {k: row[k] for row in rows for k in COSTS if k in row and "utterances" in row}
     return RunRecord(
         name,
         path,
@@ -113,12 +134,12 @@ def _read(name: str, path: Path) -> RunRecord:
         settings.get("method", ""),
         kept["fingerprint"].get("llm") or "",
         settings["train"]["seed"],
-        settings["train"]["updates"],
+        0 if untrained else settings["train"]["updates"],
         max((row["update"] for row in rows), default=0),
         _best(path / "best"),
         rows,
         metrics,
-        {k: row[k] for row in rows for k in COSTS if k in row and "utterances" in row},
+        {"flops": 0.0} if untrained else cost,
         _notes(stage, metrics, done),
         {k: v for k, v in settings.items() if k != "train"} | {"train": settings["train"]},
         kept["versions"],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thaitool.models.align_judge import BASELINES, COLLAPSED, GOOD, verdict
+from thaitool.reports.align.boundaries import boundary_errors
 from thaitool.reports.align.charts import COLOURS, Line, chart, scatter, si
 from thaitool.reports.align.contents import COSTS, values
 from thaitool.reports.html import data_url, environment
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from thaitool.models.align_shown import ShownAlignment, Span
+    from thaitool.reports.align.boundaries import Boundaries
     from thaitool.reports.align.build import AlignReport
     from thaitool.reports.align.contents import RunRecord
 
@@ -70,6 +72,8 @@ class _Strip:
     words: list[_Box]
     wave: str
     player: str
+    bounds: Boundaries | None
+    """Of its words, where true times are known."""
 
 
 def report_html(report: AlignReport) -> str:
@@ -246,6 +250,7 @@ def _strip(one: ShownAlignment) -> _Strip:
         _boxes(one.words, one.duration_s),
         " ".join([*up, *down]),
         data_url(one.audio, "audio/flac") if one.audio else "",
+        boundary_errors([one]),
     )
 
 
