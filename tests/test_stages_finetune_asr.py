@@ -321,7 +321,6 @@ def test_what_is_frozen_stays_as_it_was(listed: Path, encoder: Path, tmp_path: P
     ("arguments", "sentence"),
     [
         (["--encoder", "e"], "--encoder can only be given with --head ctc or --head aed"),
-        (["--data", "a", "--data", "b"], "--data must be given once without --head"),
         (
             ["--head", "ctc", "--model", "m", "--tasks", "ic"],
             "--model, --tasks cannot be given with",
