@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import llms, tiny
 from thaitool import load
 from thaitool.audio.decode import encode_flac
+from thaitool.text.tasks import load_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -395,12 +397,20 @@ def test_python_blocks_run(
     llm = llms.llm_directory(tmp_path / "llm")
     (tmp_path / "examples" / "out").mkdir(parents=True)
     llms.save(tmp_path / "examples" / "out" / "speech-llm", *llms.speech_lm(llm), llm)
-    (tmp_path / "a.flac").write_bytes(encode_flac(tiny.ragged_audio(16_000)[0][0].numpy() / 10))
+    sound = (tiny.ragged_audio(16_000)[0][0] / 10).numpy().astype(np.float32)
+    (tmp_path / "a.flac").write_bytes(encode_flac(sound))
     monkeypatch.chdir(tmp_path)
     said = str(load("examples/out/speech-llm")("a.flac", task="ic").text)
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
         exec(block, {})  # noqa: S102 (our own README)
     assert capsys.readouterr().out == f"{said}\n(8, 250, 2)\n"
+
+
+def test_the_task_of_the_readme_can_be_read(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "tasks.yaml").write_text(block, "utf-8")
+    spec = load_tasks(tmp_path / "tasks.yaml")["urgency"]
+    assert (spec.metric, spec.labels, len(spec.prompts)) == ("ic", ("ด่วน", "ไม่ด่วน"), 2)
 
 
 def test_source_row_is_read_and_translated(tmp_path: Path) -> None:
