@@ -472,3 +472,18 @@ def test_the_table_of_ends_covers_the_family() -> None:
 
     ours = {e for e in family(ThaitoolError) if e.__module__ == "thaitool.errors"} - {ThaitoolError}
     assert ours <= {type(error) for error, _, _ in ENDS}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_of_several_processes_one_says_the_result(
+    as_json: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    print_training("align", tmp_path, None, [("verdict", "aligned")], as_json)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("RANK", "0")
+    print_training("align", tmp_path, None, [("verdict", "aligned")], as_json)
+    assert capsys.readouterr().out.count("verdict") == 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     *("pretrain", "scan", "synth", "align", "finetune", "eval", "infer"),
     *("compare", "report", "listen", "listen pack", "listen score"),
-    *("convert", "convert fairseq", "convert merge", "doctor"),
+    *("convert", "convert fairseq", "convert merge", "convert push", "doctor"),
 )
 HEAVY = (
     "torch",

@@ -114,7 +114,12 @@ def print_table(title: str, rows: list[tuple[str, str]]) -> None:
 def print_training(
     title: str, out: Path, training: Any, extra: list[tuple[str, str]], as_json: bool
 ) -> None:
-    """The end of every training command: planned against done, then the held-out metrics."""
+    """The end of every training command: planned against done, then the held-out metrics.
+
+    Of several processes under `accelerate launch` the first says it, as all have the same result.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         print_json({"out": out, **dict(extra), "training": asdict(training) if training else None})
         return
