@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import html
-import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests import listening
+from tests.browser import BROWSER, told_by
 from thaitool.listening.key import key_path, read_key
 from thaitool.listening.ratings import read_ratings
 from thaitool.stages import listen
 
-BROWSER = next(
-    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
-    None,
-)
 #: Runs behind the page's own program, once the policy that forbids it is taken out.
 DRIVER = """
 const told = { pages: [], marks: [] };
@@ -64,24 +57,7 @@ def test_a_page_filled_by_keys_is_read_back(tmp_path: Path) -> None:
     page = re.sub(r"<meta http-equiv=[^>]*>", "", page)
     page = page.replace("</body>", f"<script>{DRIVER}</script></body>")
     (tmp_path / "driven.html").write_text(page, "utf-8")
-    assert BROWSER is not None
-    done = subprocess.run(
-        [
-            BROWSER,
-            *("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=390,844"),
-            *("--no-first-run", "--disable-extensions", "--disable-background-networking"),
-            *("--disable-component-update", "--disable-sync", "--disable-default-apps"),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            (tmp_path / "driven.html").as_uri(),
-        ],
-        capture_output=True,
-        check=True,
-        timeout=300,
-    )
-    found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout.decode("utf-8"), re.DOTALL)
-    assert found is not None, "the page's program did not run to its end"
-    told = json.loads(html.unescape(found[1]))
+    told = told_by(tmp_path / "driven.html", tmp_path / "profile", window=(390, 844))
     assert told["pages"] == list(key.orders["rater-1"])
     assert (told["done"], told["missing"]) == (18, True)
     assert told["wide"] <= 0

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM, Wav2Vec2Model
 
 from tests import tiny
+from tests.test_models_estimate import kept_bytes
 from thaitool.models.encoder import new_config
 from thaitool.models.encoders.interface import SpeechEncoder
 from thaitool.models.estimate_speech_lm import (
@@ -19,23 +20,6 @@ from thaitool.models.estimate_speech_lm import (
     estimate_speech_lm,
     llm_activation_bytes,
 )
-
-
-def kept_bytes(model: Any, compute: Any) -> int:
-    """Bytes of the tensors that autograd keeps besides weights."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = compute()
-    assert out.requires_grad
-    return sum(kept.values())
 
 
 @pytest.mark.parametrize("lora", [False, True])

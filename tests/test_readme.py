@@ -326,7 +326,27 @@ def update_sentence() -> str:
     )
 
 
+def read_sentence() -> str:
+    """How well a frozen LLM reads the projected speech after each method, from the results file."""
+    methods = results("align-methods.json")["equal_updates"]
+
+    def errors(name: str) -> str:
+        told = methods[name]["llm_cer"]
+        return f"{100 * told['mean']:.0f} ± {100 * (told['high'] - told['mean']):.0f} %"
+
+    return (
+        f"The frozen LLM itself reads the projected speech with {errors('asr')} character errors after `asr`,"
+        f" {errors('dtw')} after `dtw` and {errors('none')} with an untrained projector."
+    )
+
+
 def test_figures_of_align_are_those_of_the_results_files() -> None:
+    words = results("align-words.json")["boundaries"]
+    # What README says of the lag.
+    assert (
+        abs(words["told, log-mels, path"]["late_ms"][0]) < 5 < 80 < words["dtw, path"]["late_ms"][0]
+    )
+    assert read_sentence() in " ".join(README.split())
     assert "\n".join(align_rows()) in README
     assert update_sentence() in " ".join(README.split())
 

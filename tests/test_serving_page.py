@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import shutil
 import subprocess
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,16 +15,13 @@ import httpx2
 import pytest
 
 from tests import serving
+from tests.browser import BROWSER
 from thaitool.audio.decode import decode
 from thaitool.inference.request import Request, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-BROWSER = next(
-    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
-    None,
-)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import soundfile
 import torch
 
 from tests import aligning, tiny
+from tests.browser import BROWSER, told_by
 from thaitool.cli.console import guarded
 from thaitool.cli.main import app
 from thaitool.data.loader import pad
@@ -30,10 +29,6 @@ from thaitool.training.run_dir import RunDir
 if TYPE_CHECKING:
     from pathlib import Path
 
-BROWSER = next(
-    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
-    None,
-)
 #: Opens a page in frames as wide as a phone and a desk, and says how much of it lies outside.
 FRAMES = """<!doctype html><meta charset="utf-8"><body>{frames}<pre id="told"></pre><script>
 onload = () => {{ at.textContent = JSON.stringify([...document.querySelectorAll("iframe")].map(f => {{
@@ -203,24 +198,9 @@ def test_the_page_fits_a_phone_and_a_desk(runs: list[Path], tmp_path: Path) -> N
         for width in (412, 1200)
     )
     (tmp_path / "frames.html").write_text(FRAMES.format(frames=frames), "utf-8")
-    assert BROWSER is not None
-    done = subprocess.run(
-        [
-            BROWSER,
-            *("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000"),
-            *("--no-first-run", "--disable-extensions", "--disable-background-networking"),
-            *("--disable-component-update", "--disable-sync", "--disable-default-apps"),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            (tmp_path / "frames.html").as_uri(),
-        ],
-        capture_output=True,
-        check=True,
-        timeout=300,
+    told: list[dict[str, Any]] = told_by(
+        tmp_path / "frames.html", tmp_path / "profile", window=(1300, 1000)
     )
-    found = re.search(r'<pre id="told">(.+?)</pre>', done.stdout.decode("utf-8"), re.DOTALL)
-    assert found is not None, "the page's program did not run to its end"
-    told: list[dict[str, Any]] = json.loads(html.unescape(found[1]))
     assert len(told) == 2
     for one, width in zip(told, (412, 1200), strict=True):
         assert width - 20 <= one["wide"] <= width

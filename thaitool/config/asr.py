@@ -9,7 +9,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from thaitool.config.sections import Count, LoosePath, Positive, Section, Share, Training
+from thaitool.config.sections import (
+    Count,
+    HeldOutShare,
+    LoosePath,
+    Positive,
+    Section,
+    Share,
+    Training,
+)
 
 
 class SpeechEncoderShape(Section):
@@ -53,7 +61,7 @@ class DecoderShape(Section):
     dropout: Share = 0.1
 
 
-class RecogniseConfig(Section):
+class RecogniseConfig(HeldOutShare):
     """`thaitool finetune --head ctc|aed`: recordings with transcripts to a recogniser."""
 
     data: list[LoosePath] = Field(
@@ -64,15 +72,6 @@ class RecogniseConfig(Section):
     dev_data: list[LoosePath] = Field(
         [],
         description="Held-out recordings; empty takes the dev split of data, or dev_share of it.",
-    )
-    dev_share: float = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="Share of the speakers held out where data has no dev split and dev_data is empty.",
-    )
-    dev_hours: Positive = Field(
-        2.0, description="Hours held out by dev_share, at most; one speaker at least."
     )
     out: LoosePath = Field(description="Run directory.")
     head: Literal["ctc", "aed"] = Field(

@@ -11,10 +11,10 @@ from pydantic import Field, field_validator, model_validator
 
 from thaitool.config.sections import (
     Count,
+    HeldOutShare,
     LlmDtype,
     LoosePath,
     Positive,
-    Section,
     Share,
     Training,
 )
@@ -22,7 +22,7 @@ from thaitool.config.sections import (
 Leakage = Literal["audio", "recording", "source", "speaker", "text", "near"]
 
 
-class FinetuneConfig(Section):
+class FinetuneConfig(HeldOutShare):
     """`thaitool finetune`: multitask instruction training of the speech LLM."""
 
     data: list[LoosePath] = Field(
@@ -33,15 +33,6 @@ class FinetuneConfig(Section):
     dev_data: list[LoosePath] = Field(
         [],
         description="Held-out rows; empty takes the dev split of data, or dev_share of what has no split.",
-    )
-    dev_share: float = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="Share of the speakers held out where data has no dev split and dev_data is empty.",
-    )
-    dev_hours: Positive = Field(
-        2.0, description="Hours held out by dev_share, at most; one speaker at least."
     )
     model: LoosePath = Field(description="A run of `align` or `finetune`.")
     out: LoosePath = Field(description="Run directory.")

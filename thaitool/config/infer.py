@@ -9,10 +9,27 @@ from pydantic import Field, model_validator
 from thaitool.config.sections import Count, Decoding, LoosePath, Positive, Share
 
 
-class InferConfig(Decoding):
-    """`thaitool infer`: one JSON object a line for each recording."""
+class Answering(Decoding):
+    """Which model answers, and in which form it is held; for files and for a server."""
 
     model: LoosePath = Field(description="Model directory.")
+    llm: LoosePath | None = Field(
+        None, description="Where the base LLM lies now, if not where it was."
+    )
+    llm_dtype: Literal["float32", "bfloat16", "int8"] = Field(
+        "float32",
+        description="Form of the LLM's weights in memory; int8 is for the CPU and changes answers a little.",
+    )
+    drafter: LoosePath | None = Field(
+        None,
+        description="Where the recogniser lies now whose drafts the model was trained with, if not where it was.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class InferConfig(Answering):
+    """`thaitool infer`: one JSON object a line for each recording."""
+
     task: str | None = Field(
         None,
         description="What to ask: a task that the model was trained on; null takes that of a list's row, else asr.",
@@ -46,20 +63,8 @@ class InferConfig(Decoding):
         1.0, gt=0, description="Share of the probability that tokens are drawn from."
     )
     seed: int = Field(0, ge=0, description="Decides the draws at a temperature above 0.")
-    llm: LoosePath | None = Field(
-        None, description="Where the base LLM lies now, if not where it was."
-    )
-    llm_dtype: Literal["float32", "bfloat16", "int8"] = Field(
-        "float32",
-        description="Form of the LLM's weights in memory; int8 is for the CPU and changes answers a little.",
-    )
-    drafter: LoosePath | None = Field(
-        None,
-        description="Where the recogniser lies now whose drafts the model was trained with, if not where it was.",
-    )
     rows: Count = Field(32, description="Answers on their way at the same time.")
     max_new_tokens: Count = Field(128, description="Length limit of an answer.")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
     def _forms_fit(self) -> Self:

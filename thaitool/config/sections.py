@@ -209,6 +209,20 @@ class PretrainConfig(Recordings):
         return self
 
 
+class HeldOutShare(Section):
+    """How much is held out of data that has no dev split."""
+
+    dev_share: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Share of the speakers held out where data has no dev split and dev_data is empty.",
+    )
+    dev_hours: Positive = Field(
+        2.0, description="Hours held out by dev_share, at most; one speaker at least."
+    )
+
+
 class Decoding(Section):
     """How a recogniser (`finetune --head`) searches for its text; a speech LLM does not look at these."""
 

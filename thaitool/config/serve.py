@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from thaitool.config.sections import Count, Decoding, LoosePath, Positive
+from thaitool.config.infer import Answering
+from thaitool.config.sections import Count, Positive
 
 
-class ServeConfig(Decoding):
+class ServeConfig(Answering):
     """`thaitool infer --serve`: a model behind HTTP, until it is stopped."""
 
-    model: LoosePath = Field(description="Model directory.")
     name: str | None = Field(
         None, description="What clients call the model; null: the name of its directory."
     )
-    llm: LoosePath | None = Field(
-        None, description="Where the base LLM lies now, if not where it was."
-    )
-    llm_dtype: Literal["float32", "bfloat16", "int8"] = Field(
-        "float32",
-        description="Form of the LLM's weights in memory; int8 is for the CPU and changes answers a little.",
-    )
-    drafter: LoosePath | None = Field(
-        None,
-        description="Where the recogniser lies now whose drafts the model was trained with, if not where it was.",
-    )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is all of them.")
     port: int = Field(8000, ge=0, le=65_535, description="Port; 0 takes a free one.")
     api_key_variable: str = Field(
