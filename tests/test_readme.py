@@ -343,9 +343,8 @@ def read_sentence() -> str:
 def test_figures_of_align_are_those_of_the_results_files() -> None:
     words = results("align-words.json")["boundaries"]
     # What README says of the lag.
-    assert (
-        abs(words["told, log-mels, path"]["late_ms"][0]) < 5 < 80 < words["dtw, path"]["late_ms"][0]
-    )
+    assert abs(words["told, log-mels, path"]["late_ms"][0]) < 5
+    assert min(words["dtw, path"]["late_ms"]) > 80
     assert read_sentence() in " ".join(README.split())
     assert "\n".join(align_rows()) in README
     assert update_sentence() in " ".join(README.split())
